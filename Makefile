@@ -1,0 +1,53 @@
+# What a person does with this book, one target each. Every target first sets up what it needs.
+
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help book test lint chapter serve clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+book: $(INSTALLED) ## execute the chapters that changed and build the site (FORCE=1: execute all)
+	@$(BIN)/python tools/export.py
+	@$(BIN)/python tools/execute.py $(if $(FORCE),--force)
+	@echo "building the site"
+	@mkdir -p _build
+	@$(BIN)/jupyter-book build -q -W -n --keep-going --all . >_build/log 2>&1 || { cat _build/log; exit 1; }
+	@echo "open $(CURDIR)/_build/html/index.html"
+
+# nbval comes first: it compares the notebooks as they are committed, before anything could execute them anew
+test: $(INSTALLED) ## run every code cell again and compare its output, then run the tests
+	@$(BIN)/pytest --nbval --nbval-current-env chapters
+	@$(BIN)/pytest tests
+
+lint: $(INSTALLED) ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy tools transformer
+
+chapter: $(INSTALLED) ## export and execute one chapter while writing: make chapter CHAPTER=03
+	@test -n "$(CHAPTER)" || { echo "which one? for example: make chapter CHAPTER=03"; exit 2; }
+	@$(BIN)/python tools/export.py
+	@$(BIN)/python tools/execute.py $(CHAPTER) $(if $(FORCE),--force)
+
+serve: book ## build the site and serve it at http://localhost:8000 (PORT=…)
+	@echo "serving http://localhost:$(PORT), stop with Ctrl-C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+clean: ## remove what was built; the environment stays, delete .venv to begin afresh
+	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# Matplotlib's first import builds a font cache and may say so on stderr: here, and not in a notebook's output.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "this book needs Python 3.11 or \
+	newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@mkdir -p transformer
+	@echo "installing into .venv, which takes a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
+	@touch $@

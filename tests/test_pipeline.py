@@ -1,0 +1,442 @@
+"""The exporter and the executor, tried on a toy book of four chapters."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import execute
+from chapters import ROOT, BookError, read_book, repository
+from export import export
+
+FRONT = """\
+---
+jupytext:
+  formats: ipynb,md:myst
+  text_representation: {{extension: .md, format_name: myst}}
+  notebook_metadata_filter: jupytext,kernelspec,book,-jupytext.text_representation.jupytext_version
+  cell_metadata_filter: tags,-all
+kernelspec: {{name: python3, display_name: Python 3, language: python}}
+book:
+  module: {module}
+---
+(ch-{module})=
+# About {module}
+"""
+
+LOOKUP = (
+    FRONT.format(module="lookup")
+    + """
+Half of a number.
+
+```{code-cell} python3
+:tags: [export]
+import sys
+from collections import OrderedDict, Counter
+```
+
+```{code-cell} python3
+:tags: [export]
+_TWO = 2
+LIMIT: int = max(x for x in (7, 8))
+LIMIT += 0
+
+# the comment stays
+def half(x: float, counter: Counter | None = None) -> float:
+    '''Half of a number.'''
+    return x / _TWO
+```
+
+```{code-cell} python3
+print("one"); sys.stdout.flush(); print("two")
+half(1)
+```
+"""
+)
+HEADS = (
+    FRONT.format(module="multi_head")
+    + """
+```{code-cell} python3
+:tags: [export]
+from transformer.lookup import half
+
+def quarter(x: float) -> float:
+    return half(half(x))
+```
+
+```{code-cell} python3
+quarter(1)
+```
+"""
+)
+# this one imports `lookup` only through `multi_head`
+LAYERS = (
+    FRONT.format(module="layers")
+    + """
+```{code-cell} python3
+:tags: [export]
+from transformer.multi_head import quarter
+
+class Eighth:
+    value = quarter(0.5)
+```
+
+```{code-cell} python3
+Eighth.value
+```
+"""
+)
+MASKS = (
+    FRONT.format(module="masking")
+    + """
+```{code-cell} python3
+:tags: [export]
+def mask() -> bool:
+    return True
+```
+"""
+)
+TOY = {"01_lookup": LOOKUP, "04_heads": HEADS, "05_masks": MASKS, "07_layer": LAYERS}
+
+
+def write(root: Path, **chapters: str) -> None:
+    for name, text in chapters.items():
+        (root / "chapters" / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def edit(root: Path, name: str, old: str, new: str) -> None:
+    text = (root / "chapters" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    write(root, **{name: text.replace(old, new)})
+
+
+def build(root: Path) -> list[str]:
+    """Export and execute; return the chapters whose code ran."""
+    export(root)
+    return [chapter.path.stem for chapter in read_book(root) if execute.execute(chapter, root)]
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for folder in ("chapters", "transformer")
+        for path in sorted((root / folder).glob("*.*"))
+    }
+
+
+def notebook(root: Path, name: str) -> nbformat.NotebookNode:
+    return nbformat.read(root / "chapters" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy book, built once."""
+    root = tmp_path_factory.mktemp("built")
+    (root / "chapters").mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root)
+    write(root, **TOY)
+    with pytest.MonkeyPatch.context() as patch:
+        environment(patch, root)
+        assert build(root) == list(TOY)
+    return root
+
+
+@pytest.fixture
+def book(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the built toy book."""
+    environment(monkeypatch, tmp_path)
+    return shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+
+
+def environment(patch: pytest.MonkeyPatch, root: Path) -> None:
+    patch.setenv("PYTHONPATH", str(root))  # the toy's package comes before the installed one
+    patch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # two edits within a second would share one .pyc
+    patch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
+    patch.delenv("BOOK_REPOSITORY", raising=False)
+
+
+# ---- the exporter
+
+
+def test_an_exported_module_reads_as_written_by_hand(book: Path) -> None:
+    assert (
+        (book / "transformer" / "lookup.py").read_text(encoding="utf-8")
+        == '''\
+"""Exact and soft dictionary look-up.
+
+Chapter: About lookup
+Exported from chapters/01_lookup.md; edit it there, not here.
+"""
+
+from collections import Counter
+
+__all__ = ["LIMIT", "half"]
+
+_TWO = 2
+LIMIT: int = max(x for x in (7, 8))
+LIMIT += 0
+
+
+# the comment stays
+def half(x: float, counter: Counter | None = None) -> float:
+    """Half of a number."""
+    return x / _TWO
+'''
+    )
+    init = (book / "transformer" / "__init__.py").read_text(encoding="utf-8")
+    assert "from transformer.lookup import LIMIT, half\n" in init
+    assert '__all__ = ["Eighth", "LIMIT", "half", "mask", "quarter"]\n' in init
+
+
+def test_export_writes_only_what_changed(book: Path) -> None:
+    assert export(book) == []
+    edit(book, "05_masks", "return True", "return not False")
+    assert [path.name for path in export(book)] == ["masking.py"]
+    (book / "chapters" / "05_masks.md").unlink()
+    assert {path.name for path in export(book)} == {"masking.py", "__init__.py"}
+    assert not (book / "transformer" / "masking.py").exists()
+
+
+def test_one_chapter_may_export_two_modules(book: Path) -> None:
+    edit(book, "05_masks", "module: masking", "module: [masking, position]")
+    text = (book / "chapters" / "05_masks.md").read_text(encoding="utf-8")
+    write(
+        book, **{"05_masks": text + "\n```{code-cell} python3\n:tags: [export:position]\nORIGIN = 0\n```\n"}
+    )
+    export(book)
+    assert "ORIGIN = 0" in (book / "transformer" / "position.py").read_text(encoding="utf-8")
+    assert "ORIGIN" not in (book / "transformer" / "masking.py").read_text(encoding="utf-8")
+
+
+Edit = Callable[[Path], None]
+
+
+def change(name: str, old: str, new: str) -> Edit:
+    return lambda root: edit(root, name, old, new)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (
+            change("05_masks", "module: masking", "module: masking\n  colour: red"),
+            "chapters/05_masks.md: unknown front-matter key `book.colour`",
+        ),
+        (
+            change("05_masks", "book:\n", "author: me\nbook:\n"),
+            "chapters/05_masks.md: unknown front-matter key `author`",
+        ),
+        (
+            change("05_masks", "module: masking", "module: 3"),
+            "chapters/05_masks.md: front matter `book.module` must be a name or a list, not 3",
+        ),
+        (
+            change("05_masks", "book:\n  module: masking", "book: masking"),
+            "chapters/05_masks.md: front matter `book` must hold keys",
+        ),
+        (
+            change("05_masks", "kernelspec: {", "kernelspec: {{"),
+            "chapters/05_masks.md: cannot be read as a MyST notebook",
+        ),
+        (
+            change("05_masks", "# About", "About"),
+            "chapters/05_masks.md: no `# Title` before the first code cell",
+        ),
+        (
+            change("05_masks", "tags: [export]", "tags: [exprot]"),
+            "chapters/05_masks.md: code cell 1: unknown tag `exprot`",
+        ),
+        (
+            change("05_masks", "book:\n  module: masking\n", ""),
+            "chapters/05_masks.md: code cell 1: tag `export`, but no such `book.module`",
+        ),
+        (
+            change("05_masks", "[export]", "[export:data]"),
+            "chapters/05_masks.md: code cell 1: tag `export:data`, but no such `book.module`",
+        ),
+        (
+            change("05_masks", "module: masking", "module: secrets"),
+            "chapters/05_masks.md: module `secrets` has no floor in tools/export.py",
+        ),
+        (
+            change("05_masks", "module: masking", "module: lookup"),
+            "chapters/05_masks.md: module `lookup` is already exported by chapters/01_lookup.md",
+        ),
+        (
+            change("05_masks", "def mask", "def half"),
+            "chapters/05_masks.md: code cell 1: `half` is already exported by chapters/01_lookup.md: code",
+        ),
+        (
+            change("05_masks", "def mask", "def mask(): ...\ndef mask"),
+            "chapters/05_masks.md: code cell 1: `mask` is already exported by chapters/05_masks.md: code",
+        ),
+        (
+            change("01_lookup", "import sys", "import sys\nfrom transformer.masking import mask"),
+            "chapters/01_lookup.md: code cell 1: `lookup` (floor 1) imports from `transformer.masking`",
+        ),
+        (
+            change("01_lookup", "return x / _TWO", "from transformer.model import Encoder"),
+            "chapters/01_lookup.md: code cell 2: `lookup` (floor 1) imports from `transformer.model`",
+        ),
+        (
+            change("01_lookup", "import sys", "import sys\nfrom .layers import Eighth"),
+            "chapters/01_lookup.md: code cell 1: `lookup` (floor 1) imports from `transformer.layers`",
+        ),
+        (
+            change("04_heads", "from transformer.lookup import", "from transformer import"),
+            "chapters/04_heads.md: code cell 1: `multi_head` (floor 2) imports from `transformer`",
+        ),
+        (
+            change("05_masks", "return True", "return True)"),
+            "chapters/05_masks.md: code cell 1: line 2: unmatched ')'",
+        ),
+        (
+            change("05_masks", "    return True", "    return True\n\nprint(mask())"),
+            "chapters/05_masks.md: code cell 1: only imports, constants, functions and classes can be "
+            "exported, not `print(mask())`",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(book: Path, mistake: Edit, message: str) -> None:
+    before = files(book)["transformer/__init__.py"]
+    mistake(book)
+    with pytest.raises(BookError, match=re.escape(message)):
+        export(book)
+    assert files(book)["transformer/__init__.py"] == before
+
+
+# ---- the executor
+
+
+def test_a_second_run_executes_nothing_and_a_forced_one_gives_the_same_bytes(book: Path) -> None:
+    before = files(book)
+    assert build(book) == []
+    execute.main(["--force", "01", "04_heads"], book)
+    assert files(book) == before
+
+
+def test_outputs_counts_and_metadata(book: Path) -> None:
+    result = notebook(book, "01_lookup")
+    nbformat.validate(result)
+    cells = [cell for cell in result.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == [1, 2, 3]
+    stream, value = cells[2].outputs
+    assert stream.text == "one\ntwo\n" and value.data["text/plain"] == "0.5"
+    assert set(result.metadata) == {"book", "fingerprint", "jupytext", "kernelspec", "language_info"}
+    assert result.metadata.language_info == {"name": "python", "pygments_lexer": "ipython3"}
+
+
+def test_one_character_of_code_executes_its_chapter_and_those_that_import_it(book: Path) -> None:
+    edit(book, "01_lookup", "_TWO = 2", "_TWO = 4")
+    assert build(book) == ["01_lookup", "04_heads", "07_layer"]
+    assert notebook(book, "07_layer").cells[-1].outputs[0].data["text/plain"] == "0.03125"
+    edit(book, "04_heads", "quarter(1)", "quarter(2)")  # not exported, so nobody else's concern
+    assert build(book) == ["04_heads"]
+    edit(book, "05_masks", "tags: [export]", "tags: [export, hide-input]")
+    assert build(book) == ["05_masks"]
+
+
+def test_prose_executes_nothing_and_keeps_the_outputs(book: Path) -> None:
+    before = notebook(book, "01_lookup")
+    edit(book, "01_lookup", "Half of a number.\n\n", "One half of any number.\n\n")
+    edit(book, "01_lookup", "# About lookup", "# About looking up")
+    assert build(book) == []
+    after = notebook(book, "01_lookup")
+    assert "One half of any number." in after.cells[0].source
+    assert [cell for cell in after.cells if cell.cell_type == "code"] == [
+        cell for cell in before.cells if cell.cell_type == "code"
+    ]
+    assert "looking up" in (book / "transformer" / "lookup.py").read_text(encoding="utf-8")
+
+
+def test_a_new_torch_executes_everything(book: Path) -> None:
+    constraints = (book / "constraints.txt").read_text(encoding="utf-8")
+    assert "\ntorch==" in constraints
+    (book / "constraints.txt").write_text(re.sub(r"\ntorch==", "\ntorch==9", constraints), encoding="utf-8")
+    marks = [notebook(book, chapter.path.stem).metadata.fingerprint for chapter in read_book(book)]
+    assert all(
+        execute.fingerprint(chapter, book) != mark
+        for chapter, mark in zip(read_book(book), marks, strict=True)
+    )
+
+
+def test_a_tampered_notebook_is_executed_again(book: Path) -> None:
+    path = book / "chapters" / "05_masks.ipynb"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"return True", b"return None"))
+    assert build(book) == ["05_masks"]
+    assert path.read_bytes() == before
+
+
+def test_a_failing_cell_is_reported_and_nothing_is_overwritten(book: Path) -> None:
+    before = files(book)["chapters/04_heads.ipynb"]
+    edit(book, "04_heads", "quarter(1)", "assert quarter(1) == 3, 'a quarter is not three'")
+    with pytest.raises(BookError) as error:
+        build(book)
+    for part in (
+        "chapters/04_heads.md: code cell 2 of 2 failed",
+        "assert quarter(1) == 3, 'a quarter is not three'",
+        "AssertionError",
+        "a quarter is not three",
+        "Traceback",
+    ):
+        assert part in str(error.value)
+    assert files(book)["chapters/04_heads.ipynb"] == before
+
+
+def test_an_unknown_chapter_is_an_error(book: Path) -> None:
+    with pytest.raises(BookError, match="no chapter 99"):
+        execute.main(["99"], book)
+
+
+def test_progress_is_one_line_per_chapter(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute.main(["05", "--force"], book)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and re.fullmatch(r"05_masks +cell 1 of 1 +\d+\.\d s", lines[0])
+    assert lines[1] == "1 executed, 0 up to date"
+
+
+# ---- the address and Colab's install cell
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("git@github.com:ann/book.git", "https://github.com/ann/book"),
+        ("https://github.com/ann/book", "https://github.com/ann/book"),
+        ("https://ann:secret@github.com/ann/book.git", "https://github.com/ann/book"),
+        ("ssh://git@gitlab.com/group/sub/book.git/", "https://gitlab.com/group/sub/book"),
+        ("/home/ann/book", None),
+        ("/home/ann/github.com/book", None),
+        ("git@example.org:ann/book.git", None),
+    ],
+)
+def test_the_address_comes_from_origin(book: Path, origin: str, address: str | None) -> None:
+    assert repository(book) is None
+    assert os.system(f"cd '{book}' && git init -q . && git remote add origin '{origin}'") == 0
+    assert repository(book) == address
+
+
+def test_the_install_cell_follows_the_address(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all("colab" not in cell.source for cell in notebook(book, "05_masks").cells)
+    before = files(book)
+    monkeypatch.setenv("BOOK_REPOSITORY", "git@github.com:ann/book.git")
+    assert build(book) == []  # it is no part of the fingerprint
+    result = notebook(book, "01_lookup")
+    cell = result.cells[0]
+    assert cell.metadata.tags == ["remove-cell", "colab"]
+    assert 'if "google.colab" in sys.modules:\n' in cell.source
+    assert cell.source.endswith("%pip install --quiet --no-deps git+https://github.com/ann/book")
+    assert not re.search(r"\btorch\s*($|[^a-z ])", cell.source, re.MULTILINE) and "safetensors" in cell.source
+    assert [cell.execution_count for cell in result.cells if cell.cell_type == "code"] == [None, 1, 2, 3]
+    # a clone without an address keeps the cell, or building it would change what git tracks
+    named = files(book)
+    monkeypatch.delenv("BOOK_REPOSITORY")
+    assert build(book) == [] and files(book) == named != before
+    execute.main(["--force", "01"], book)
+    assert files(book) == named

@@ -1,0 +1,197 @@
+"""Execute the chapters that changed: `python tools/execute.py [03 …] [--force]`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+from chapters import (
+    ENVIRONMENT,
+    ROOT,
+    BookError,
+    Chapter,
+    read_chapter,
+    repository,
+    set_cell_ids,
+    tags,
+    update,
+)
+
+IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+transformer(?:\.(\w+))?\b", re.MULTILINE)
+LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}  # exactly this, or jupytext rewrites every fence
+
+
+def imported_modules(source: str, root: Path) -> set[Path]:
+    """The package's modules that some code imports, directly or through one another."""
+    package = root / "transformer"
+    found: set[Path] = set()
+    queue = [source]
+    while queue:
+        for name in IMPORT.findall(queue.pop()):
+            # `from transformer import …` may mean any module, so it depends on all of them
+            for path in [package / f"{name}.py"] if name else package.glob("*.py"):
+                if path.exists() and path not in found:
+                    found.add(path)
+                    queue.append(path.read_text(encoding="utf-8"))
+    return found
+
+
+def code_of(path: Path) -> str:
+    """A module without its docstring: that names the chapter's title, which is prose."""
+    return path.read_text(encoding="utf-8").split('"""', 2)[-1]
+
+
+def fingerprint(chapter: Chapter, root: Path = ROOT) -> str:
+    """What a chapter's outputs depend on: its code, its tags, the modules that it imports, and torch."""
+    code = [[cell.source, tags(cell)] for cell in chapter.code_cells]
+    paths = sorted(imported_modules("\n".join(source for source, _ in code), root))
+    constraints = (root / "constraints.txt").read_text(encoding="utf-8")
+    torch = re.findall(r"^torch==.*$", constraints, re.MULTILINE)
+    parts = [code, [[path.name, code_of(path)] for path in paths], torch]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def install_cell(root: Path) -> NotebookNode | None:
+    """The cell that installs the package in Colab, or None while the book has no public address."""
+    address = repository(root)
+    if not address:
+        return None
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]]
+    source = f"""\
+# In Colab, install the book's package beside the torch that is there already; elsewhere, do nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install --quiet {" ".join(name for name in names if name != "torch")}
+    %pip install --quiet --no-deps git+{address}"""
+    return nbformat.v4.new_code_cell(source, metadata={"tags": ["remove-cell", "colab"]})
+
+
+def is_install_cell(cell: NotebookNode) -> bool:
+    return "colab" in tags(cell)
+
+
+def copy_outputs(new: NotebookNode, old: NotebookNode) -> bool:
+    """Give `new` the outputs of `old`; False, and nothing done, if their code cells differ."""
+    olds = [cell for cell in old.cells if cell.cell_type == "code" and not is_install_cell(cell)]
+    news = [cell for cell in new.cells if cell.cell_type == "code"]
+    if [cell.source for cell in olds] != [cell.source for cell in news]:
+        return False
+    for cell, source in zip(news, olds, strict=True):
+        cell.outputs, cell.execution_count = source.outputs, source.execution_count
+    return True
+
+
+def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join neighbouring pieces of one stream: where a kernel cuts its prints is chance."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+class Progress:
+    """One line per chapter: rewritten at each cell on a terminal, printed once elsewhere."""
+
+    def __init__(self, chapter: Chapter) -> None:
+        self.name, self.total = chapter.path.stem, len(chapter.code_cells)
+        self.number, self.start = 0, time.perf_counter()
+
+    def line(self) -> str:
+        seconds = time.perf_counter() - self.start
+        return f"{self.name:<24} cell {self.number} of {self.total}  {seconds:6.1f} s"
+
+    def cell(self, cell: NotebookNode, cell_index: int) -> None:
+        self.number += cell.cell_type == "code"
+        if sys.stdout.isatty():
+            print(f"\r{self.line()}", end="", flush=True)
+
+    def done(self) -> None:
+        print(f"\r{self.line()}" if sys.stdout.isatty() else self.line(), flush=True)
+
+
+def run(chapter: Chapter, notebook: NotebookNode) -> None:
+    """Execute a notebook in place. A failing cell raises BookError with all that is needed to mend it."""
+    progress = Progress(chapter)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # or ipykernel warns about its TCP port
+        resources={"metadata": {"path": str(chapter.path.parent)}},
+        on_cell_start=progress.cell,
+    )
+    try:
+        client.execute(env=os.environ | ENVIRONMENT)
+    except (CellExecutionError, DeadKernelError) as error:
+        progress.done()
+        text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # it comes coloured, wherever it goes
+        if isinstance(error, DeadKernelError):  # the other kind holds the cell's source and the traceback
+            text = f"{chapter.code_cells[progress.number - 1].source}\n\n{text}"
+        cell = f"code cell {progress.number} of {progress.total}"
+        raise BookError(f"{chapter.name}: {cell} failed\n\n{text}") from error
+    progress.done()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = merge_streams(cell.outputs)
+
+
+def execute(chapter: Chapter, root: Path = ROOT, force: bool = False) -> bool:
+    """Bring one chapter's notebook up to date; return whether its code had to run."""
+    path, mark = chapter.path.with_suffix(".ipynb"), fingerprint(chapter, root)
+    old = nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+    new = nbformat.from_dict(chapter.notebook)
+    stale = force or old.metadata.get("fingerprint") != mark or not copy_outputs(new, old)
+    if stale:
+        run(chapter, new)
+    # A notebook that is otherwise up to date keeps its install cell, so that building a clone leaves no
+    # difference for git to show; naming the address on purpose rewrites it everywhere.
+    kept = next((cell for cell in old.cells if is_install_cell(cell)), None)
+    install = install_cell(root) if stale or "BOOK_REPOSITORY" in os.environ else None
+    new.cells = [cell for cell in [install or kept] if cell] + new.cells
+    set_cell_ids(new.cells)
+    # `fingerprint` stands outside `book`, or jupytext would carry it into the chapter's front matter
+    new.metadata.update(language_info=LANGUAGE, fingerprint=mark)
+    new.nbformat, new.nbformat_minor = 4, 5
+    update(path, nbformat.writes(new) + "\n")
+    return stale
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chapters", nargs="*", help="as in 03 or 03_attention; all if left out")
+    parser.add_argument("--force", action="store_true", help="execute even what is up to date")
+    options = parser.parse_args(arguments)
+    wanted = tuple(Path(name).stem for name in options.chapters)
+    paths = sorted((root / "chapters").glob("*.md"))
+    for name in wanted:
+        if not any(path.stem.startswith(name) for path in paths):
+            raise BookError(f"no chapter {name} in chapters/")
+    chosen = [path for path in paths if not wanted or path.stem.startswith(wanted)]
+    ran = [execute(read_chapter(path, root), root, options.force) for path in chosen]
+    print(f"{sum(ran)} executed, {len(ran) - sum(ran)} up to date")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BookError as error:
+        sys.exit(f"error: {error}")
