@@ -1,0 +1,75 @@
+"""The package as an engineer meets it: what it exports, what importing it costs, what it says of itself."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import transformer
+from export import MODULES
+
+PACKAGE = Path(transformer.__file__).parent
+NAMES = sorted(path.stem for path in PACKAGE.glob("[a-z]*.py"))
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_needs_nothing_of_the_book() -> None:
+    """`figures` and the site's packages are extras: they must not be loaded by the import."""
+    code = (
+        "import os; os.environ.pop('TRANSFORMER_CHECK_SHAPES', None); import sys, transformer; "
+        "print([m for m in ('matplotlib', 'IPython', 'beartype', 'sphinx', 'jupytext') if m in sys.modules])"
+    )
+    assert run(code) == "[]"
+
+
+def test_shapes_are_checked_on_request() -> None:
+    """With the switch a wrong shape is named in the message; without it torch may say nothing."""
+    code = (
+        "import os; os.environ['TRANSFORMER_CHECK_SHAPES'] = '{}'; import torch; "
+        "from transformer import padding_mask\n"
+        "try: print(padding_mask(torch.ones(4), 0).shape)\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    assert run(code.format("1")) == "TypeCheckError"
+    assert run(code.format("0")) != "TypeCheckError"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_are_documented_and_typed(name: str) -> None:
+    module = importlib.import_module(f"transformer.{name}")
+    assert name in MODULES and module.__doc__ and "chapters/" in module.__doc__
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if inspect.isfunction(thing):
+            assert thing.__doc__, f"{name}.{public} has no docstring"
+            signature = inspect.signature(thing)
+            parameters = [parameter.annotation for parameter in signature.parameters.values()]
+            assert inspect.Signature.empty not in [*parameters, signature.return_annotation], (
+                f"{name}.{public} is not fully typed"
+            )
+        elif inspect.isclass(thing):
+            assert thing.__doc__, f"{name}.{public} has no docstring"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modules_import_only_from_floors_below(name: str) -> None:
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformer."):
+            assert MODULES[node.module.split(".")[1]][0] < MODULES[name][0]
+
+
+def test_the_readme_example_runs() -> None:
+    model = transformer.Transformer(transformer.TransformerConfig.tiny(vocab_size=1000))
+    source, target = torch.randint(3, 1000, (2, 8, 20))
+    assert model(source, target).shape == (8, 20, 1000)
