@@ -64,9 +64,9 @@ def test_constraints_pin_each_package_once_and_exactly() -> None:
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "transformer").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "transformer").rglob("*.py")), ids=lambda path: path.stem)
 def test_the_package_imports_only_what_it_declares(path: Path) -> None:
-    declared = names(PROJECT["dependencies"] + (EXTRAS["figures"] if path.stem == "figures" else []))
+    declared = names(PROJECT["dependencies"] + (EXTRAS.get(path.stem, [])))
     providers = packages_distributions()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

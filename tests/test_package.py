@@ -14,7 +14,8 @@ import transformer
 from export import MODULES
 
 PACKAGE = Path(transformer.__file__).parent
-NAMES = sorted(path.stem for path in PACKAGE.glob("[a-z]*.py"))
+FILES = sorted(PACKAGE.rglob("[a-z]*.py"))
+PATHS = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
 
 
 def run(code: str) -> str:
@@ -44,7 +45,7 @@ def test_shapes_are_checked_on_request() -> None:
     assert run(code.format("0")) != "TypeCheckError"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHS)
 def test_public_names_are_documented_and_typed(name: str) -> None:
     module = importlib.import_module(f"transformer.{name}")
     assert name in MODULES and module.__doc__ and "chapters/" in module.__doc__
@@ -61,12 +62,22 @@ def test_public_names_are_documented_and_typed(name: str) -> None:
             assert thing.__doc__, f"{name}.{public} has no docstring"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHS)
 def test_modules_import_only_from_floors_below(name: str) -> None:
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(PATHS[name].read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformer."):
-            assert MODULES[node.module.split(".")[1]][0] < MODULES[name][0]
+            assert MODULES[node.module.removeprefix("transformer.")][0] < MODULES[name][0]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_map_of_the_package_names_every_module(name: str) -> None:
+    """book/notation.md lists them by hand, with their floors."""
+    rows = (PACKAGE.parent / "book" / "notation.md").read_text(encoding="utf-8").splitlines()
+    if name.startswith("fragment."):
+        assert any("`transformer.fragment.…`" in row and f"`{name.split('.')[1]}`" in row for row in rows)
+    else:
+        assert any(row.startswith(f"| {MODULES[name][0]} | `transformer.{name}` |") for row in rows)
 
 
 def test_the_readme_example_runs() -> None:

@@ -213,6 +213,56 @@ def test_one_chapter_may_export_two_modules(book: Path) -> None:
     assert "ORIGIN" not in (book / "transformer" / "masking.py").read_text(encoding="utf-8")
 
 
+FRAGMENT = (
+    FRONT.format(module="[fragment.nouns, fragment.phrases]").replace(
+        "(ch-[fragment.nouns, fragment.phrases])=", ""
+    )
+    + """
+```{code-cell} python3
+:tags: [export, 'export:fragment.phrases']
+import math
+import sys
+```
+
+```{code-cell} python3
+:tags: [export]
+def noun() -> str:
+    return sys.platform and "cow"
+```
+
+```{code-cell} python3
+:tags: ['export:fragment.phrases']
+def phrase() -> str:
+    return "the " * math.floor(1) + noun()
+```
+"""
+)
+
+
+def test_modules_of_one_chapter_in_a_folder(book: Path) -> None:
+    """An import cell serves both modules; what one defines and the other uses is imported by itself."""
+    layers = LAYERS.replace("Eighth.value", "from transformer.fragment.phrases import phrase\nphrase()")
+    write(book, **{"91_fragment": FRAGMENT, "07_layer": layers})
+    assert build(book) == ["07_layer", "91_fragment"]
+    folder = book / "transformer" / "fragment"
+    nouns, phrases = ((folder / f"{name}.py").read_text(encoding="utf-8") for name in ("nouns", "phrases"))
+    assert "import sys" in nouns and "import math" not in nouns
+    assert "import math\n\nfrom transformer.fragment.nouns import noun\n" in phrases
+    assert (folder / "__init__.py").exists() and "noun" not in (book / "transformer/__init__.py").read_text()
+    assert notebook(book, "07_layer").cells[-1].outputs[0].data["text/plain"] == "'the cow'"
+    edit(book, "91_fragment", '"cow"', '"dog"')
+    assert build(book) == ["07_layer", "91_fragment"]
+    (book / "chapters" / "91_fragment.md").unlink()
+    export(book)
+    assert not list(folder.glob("*.py"))
+
+
+def test_a_lower_module_of_a_chapter_uses_nothing_of_a_higher_one(book: Path) -> None:
+    write(book, **{"91_fragment": FRAGMENT.replace('sys.platform and "cow"', "phrase()")})
+    with pytest.raises(BookError, match=r"91_fragment\.md: `phrase`: `fragment\.nouns` \(floor 1\) imports"):
+        export(book)
+
+
 Edit = Callable[[Path], None]
 
 
@@ -399,6 +449,19 @@ def test_progress_is_one_line_per_chapter(book: Path, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and re.fullmatch(r"05_masks +cell 1 of 1 +\d+\.\d s", lines[0])
     assert lines[1] == "1 executed, 0 up to date"
+
+
+def test_chapters_run_side_by_side_and_one_failure_ends_it(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(book)
+    execute.main(["--force"], book)
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines[:-1]} == set(TOY) and lines[-1] == "4 executed, 0 up to date"
+    assert files(book) == before
+    edit(book, "04_heads", "quarter(1)", "1 / 0")
+    with pytest.raises(BookError, match=r"04_heads\.md: code cell 2 of 2 failed"):
+        execute.main([], book)
 
 
 # ---- the address and Colab's install cell

@@ -8,9 +8,12 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 from nbclient import NotebookClient
@@ -29,7 +32,7 @@ from chapters import (
     update,
 )
 
-IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+transformer(?:\.(\w+))?\b", re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+transformer(?:\.([\w.]+))?\b", re.MULTILINE)
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}  # exactly this, or jupytext rewrites every fence
 
 
@@ -40,8 +43,9 @@ def imported_modules(source: str, root: Path) -> set[Path]:
     queue = [source]
     while queue:
         for name in IMPORT.findall(queue.pop()):
-            # `from transformer import …` may mean any module, so it depends on all of them
-            for path in [package / f"{name}.py"] if name else package.glob("*.py"):
+            # `from transformer import …` may mean any module of that folder, so it depends on all of them
+            target = package.joinpath(*name.split("."))
+            for path in target.rglob("*.py") if target.is_dir() else [target.with_suffix(".py")]:
                 if path.exists() and path not in found:
                     found.add(path)
                     queue.append(path.read_text(encoding="utf-8"))
@@ -108,23 +112,29 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 class Progress:
-    """One line per chapter: rewritten at each cell on a terminal, printed once elsewhere."""
+    """A line per finished chapter and, on a terminal, one that says where the running ones are."""
+
+    running: ClassVar[dict[str, Progress]] = {}
+    lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, chapter: Chapter) -> None:
         self.name, self.total = chapter.path.stem, len(chapter.code_cells)
         self.number, self.start = 0, time.perf_counter()
 
-    def line(self) -> str:
-        seconds = time.perf_counter() - self.start
-        return f"{self.name:<24} cell {self.number} of {self.total}  {seconds:6.1f} s"
-
     def cell(self, cell: NotebookNode, cell_index: int) -> None:
         self.number += cell.cell_type == "code"
-        if sys.stdout.isatty():
-            print(f"\r{self.line()}", end="", flush=True)
+        with self.lock:
+            self.running[self.name] = self
+            if sys.stdout.isatty():
+                now = [f"{run.name} {run.number}/{run.total}" for run in list(self.running.values())]
+                print("\r\x1b[K" + "   ".join(now), end="", flush=True)
 
     def done(self) -> None:
-        print(f"\r{self.line()}" if sys.stdout.isatty() else self.line(), flush=True)
+        seconds = time.perf_counter() - self.start
+        line = f"{self.name:<24} cell {self.number} of {self.total}  {seconds:6.1f} s"
+        with self.lock:
+            self.running.pop(self.name, None)
+            print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, flush=True)
 
 
 def run(chapter: Chapter, notebook: NotebookNode) -> None:
@@ -186,7 +196,13 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         if not any(path.stem.startswith(name) for path in paths):
             raise BookError(f"no chapter {name} in chapters/")
     chosen = [path for path in paths if not wanted or path.stem.startswith(wanted)]
-    ran = [execute(read_chapter(path, root), root, options.force) for path in chosen]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each has a kernel of its own
+        runs = [pool.submit(execute, read_chapter(path, root), root, options.force) for path in chosen]
+        try:
+            ran = [run.result() for run in runs]
+        except BookError:
+            pool.shutdown(cancel_futures=True)  # let those that run come to their end, and start no more
+            raise
     print(f"{sum(ran)} executed, {len(ran) - sum(ran)} up to date")
 
 

@@ -12,27 +12,47 @@ from pathlib import Path
 from chapters import ROOT, BookError, Chapter, read_book, tags, update
 
 # Each module with its floor and what it holds. A module imports only from floors below its own.
+# A dot makes a folder: `fragment.nouns` is transformer/fragment/nouns.py.
 MODULES: dict[str, tuple[int, str]] = {
     "lookup": (1, "Exact and soft dictionary look-up."),
     "attention": (1, "Scaled dot-product attention, readable and fused."),
     "masking": (1, "Padding and causal masks."),
     "position": (1, "Sinusoidal and learned positional encodings."),
+    "encoder_decoder": (1, "What every encoder-decoder of this book can do."),
+    "files": (1, "Files that are written whole or not at all."),
     "figures": (1, "The figures' one style, attention maps and alternative text."),
-    "fragment": (1, "A small grammar of English and German sentence pairs."),
+    "fragment.nouns": (1, "Nouns, adjectives and prepositions, and the kinds of thing that they go with."),
+    "fragment.phrases": (2, "Noun phrases and prepositional phrases in English and German."),
+    "fragment.verbs": (2, "Verbs, tenses and phrases of time."),
+    "fragment.clauses": (3, "Clauses and sentences in English and German."),
+    "fragment.corpus": (4, "Random sentences of the grammar, and the corpus made of them."),
+    "config": (1, "The sizes of a Transformer."),
+    "flops": (2, "The floating-point operations of a training step."),
     "multi_head": (2, "Multi-head attention."),
     "recurrent": (2, "Recurrent encoder-decoders, with and without attention."),
+    "cached_state": (3, "Where a Transformer stands in sentences that it writes token by token."),
     "layers": (3, "Embeddings, feed-forward networks, encoder and decoder layers."),
-    "model": (4, "The encoder-decoder Transformer and its configuration."),
-    "data": (5, "Corpora, the tokeniser and token-bounded batches."),
+    "model": (4, "The encoder-decoder Transformer."),
+    "beam": (4, "Beam search, and the states from which a model goes on writing."),
+    "data": (5, "Sentence pairs, the tokeniser and token-bounded batches."),
     "decoding": (5, "Decoding: from a trained model to a sentence."),
-    "training": (6, "Loss, learning rates, the training loop and checkpoints."),
-    "evaluation": (6, "BLEU and exact match."),
-    "heads": (6, "What the heads do: maps, importance, pruning."),
-    "pretrained": (6, "Public weights in this package's modules."),
-    "__main__": (7, "The command line: `python -m transformer`."),
+    "learning": (6, "The loss and the learning rates."),
+    "checkpoints": (6, "Weights and settings in one file, written whole or not at all."),
+    "corpora": (6, "Corpora that need no download: number words and the fragment of German."),
+    "downloads": (6, "Corpora of real sentences, downloaded and checked: Multi30k, Tatoeba."),
+    "training": (7, "The training loop, and how it stops and goes on."),
+    "evaluation": (7, "BLEU and exact match."),
+    "heads": (7, "What the heads do: maps, importance, pruning."),
+    "pretrained": (7, "Public weights in this package's modules."),
+    "parallel": (8, "Training on a GPU, and on many."),
+    "recipes": (8, "Corpora and sizes by name, and how they are trained."),
+    "run_files": (9, "The files in a run's directory."),
+    "runs": (10, "Training in a directory: whatever stops it, it goes on."),
+    "__main__": (11, "The command line: `python -m transformer`."),
 }
-# `figures` needs matplotlib, an extra; `fragment` has names like `german`; `__main__` is for `python -m`.
-NOT_IN_INIT = {"figures", "fragment", "__main__"}
+FOLDERS = {"fragment": '"""A small grammar of English and German sentences, and the corpus it writes."""'}
+# `figures` needs matplotlib, an extra; `__main__` is for `python -m`. Folders' modules stay in their folders.
+NOT_IN_INIT = {"figures", "__main__"}
 
 INIT = '''\
 """The Transformer of "Attention Is All You Need", as built in the book *Attention, Piece by Piece*.
@@ -95,7 +115,9 @@ class Module:
     def source(self) -> str:
         origin = f"Chapter: {self.chapter.title}\nExported from {self.chapter.name}; edit it there, not here."
         header = f'"""{MODULES[self.name][1]}\n\n{origin}\n"""'
-        return "\n\n".join([header, "\n".join(self.imports), f"__all__ = {self.public}", *self.body])
+        # a notebook, too, is called "__main__", so no cell of it could say this
+        last = ['if __name__ == "__main__":\n    sys.exit(main())'] if self.name == "__main__" else []
+        return "\n\n".join([header, "\n".join(self.imports), f"__all__ = {self.public}", *self.body, *last])
 
 
 def defined_names(node: ast.stmt, where: str) -> list[str]:
@@ -145,12 +167,26 @@ def collect(book: list[Chapter]) -> dict[str, Module]:
                 if name not in chapter.modules:
                     raise BookError(f"{where}: tag `{tag}`, but no such `book.module` in the front matter")
                 modules[name].add(cell.source, where)
+    for module in modules.values():
+        import_neighbours(module, list(modules.values()))
     return {name: module for name, module in modules.items() if module.defined}
+
+
+def import_neighbours(module: Module, modules: list[Module]) -> None:
+    """Import what a chapter defines for one of its modules and uses in another."""
+    names = [node for node in ast.walk(ast.parse("\n\n".join(module.body))) if isinstance(node, ast.Name)]
+    used = {name.id for name in names} - {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    for other in modules:
+        shared = sorted(used & other.defined.keys()) if other.chapter is module.chapter else []
+        if other is not module and shared:
+            source = f"from transformer.{other.name} import {', '.join(shared)}"
+            check_floors(ast.parse(source), module.name, f"{module.chapter.name}: `{shared[0]}`")
+            module.imports.append(source)
 
 
 def init_source(modules: dict[str, Module], root: Path) -> str:
     """The package's `__init__.py`: every public name of every module, and each name once."""
-    shown = [module for name, module in modules.items() if name not in NOT_IN_INIT]
+    shown = [module for name, module in modules.items() if name not in NOT_IN_INIT and "." not in name]
     owner: dict[str, str] = {}
     for module in shown:
         for name in module.public:
@@ -183,7 +219,9 @@ def package(root: Path = ROOT) -> dict[Path, str]:
     modules = collect(read_book(root))
     sources = {name: module.source() for name, module in modules.items()}
     sources["__init__"] = init_source(modules, root)
-    paths = {name: root / "transformer" / f"{name}.py" for name in sources}
+    folders = {name.partition(".")[0] for name in modules if "." in name}
+    sources |= {f"{folder}.__init__": FOLDERS[folder] for folder in folders}
+    paths = {name: root.joinpath("transformer", *name.split(".")).with_suffix(".py") for name in sources}
     files = {path: tidy(sources[name], path, root) for name, path in paths.items()}
     return files | {root / "transformer" / "py.typed": ""}
 
@@ -191,7 +229,7 @@ def package(root: Path = ROOT) -> dict[Path, str]:
 def export(root: Path = ROOT) -> list[Path]:
     """Bring transformer/ up to date; return the files that were written or removed."""
     files = package(root)
-    stale = [path for path in (root / "transformer").glob("*.py") if path not in files]
+    stale = [path for path in (root / "transformer").rglob("*.py") if path not in files]
     for path in stale:
         path.unlink()
     return stale + [path for path, text in files.items() if update(path, text)]
