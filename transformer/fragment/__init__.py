@@ -1,0 +1,1 @@
+"""A small grammar of English and German sentences, and the corpus it writes."""
