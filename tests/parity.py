@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from transformer.config import TransformerConfig
 from transformer.masking import causal_mask
-from transformer.model import Transformer, TransformerConfig
+from transformer.model import Transformer
 from transformer.multi_head import MultiHeadAttention
 
 OURS = {  # PyTorch's word → our word

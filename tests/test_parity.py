@@ -21,7 +21,8 @@ from parity import (
 from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
-from transformer.model import Transformer, TransformerConfig
+from transformer.config import TransformerConfig
+from transformer.model import Transformer
 from transformer.multi_head import MultiHeadAttention
 
 # the same examples on every run, and none made smaller after a failure: they are small

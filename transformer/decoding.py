@@ -4,39 +4,44 @@ Chapter: Speaking: decoding
 Exported from chapters/13_decoding.md; edit it there, not here.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from transformer.model import Transformer
+from transformer.beam import beam_search, start_decoding, token_limits
+from transformer.encoder_decoder import EncoderDecoder
 
 __all__ = ["Codec", "greedy_decode", "translate"]
 
 
 @torch.no_grad()
 def greedy_decode(
-    model: Transformer, source: Int[Tensor, "batch source"], *, max_length: int | None = None
+    model: EncoderDecoder, source: Int[Tensor, "batch source"], *, max_length: int | None = None
 ) -> Int[Tensor, "batch target"]:
     """Append the most probable token, again and again, until every sentence has ended.
 
     Every sentence starts with the begin-of-sentence token and gets at most `max_length` more (default: the
     length of its own source + 50, Sec. 6.1). After its end stands padding. The model should be in eval mode.
     """
-    config = model.config
-    limit = (source != config.pad_id).sum(1, keepdim=True) + 50  # (batch, 1)
-    if max_length is not None:
-        limit = torch.full_like(limit, max_length)
-    memory = model.encode(source)  # (batch, source, d_model)
-    target = torch.full_like(limit, config.bos_id)  # (batch, 1)
-    ended = limit < 1  # (batch, 1)
-    while not ended.all():
-        state = model.decode(target, memory, source)[:, -1:]  # (batch, 1, d_model)
-        token = model.project(state).argmax(-1).masked_fill(ended, config.pad_id)  # (batch, 1)
-        target = torch.cat([target, token], dim=1)  # (batch, target + 1)
-        ended = ended | (token == config.eos_id) | (limit < target.shape[1])
+    config, limit = model.config, token_limits(model, source, max_length)
+    target = torch.full_like(limit[:, None], config.bos_id)  # (batch, 1)
+    rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
+    state = start_decoding(model, source[rows])
+    while len(rows):
+        logits = state.step(target[rows, -1])  # (rows, vocab)
+        logits[:, config.pad_id] = -math.inf
+        token = logits.max(dim=-1).indices  # (rows,)
+        target = F.pad(target, (0, 1), value=config.pad_id)  # (batch, target + 1)
+        target[rows, -1] = token
+        goes_on = (token != config.eos_id) & (limit[rows] >= target.shape[1])
+        if not goes_on.all():
+            rows = rows[goes_on]
+            state.select(goes_on.nonzero()[:, 0])
     return target
 
 
@@ -52,14 +57,20 @@ class Codec(Protocol):
 
 
 def translate(
-    model: Transformer,
+    model: EncoderDecoder,
     tokenizer: Codec,
     sentences: Sequence[str],
     *,
+    beam: int = 1,
+    alpha: float = 0.6,
     batch_size: int = 250,
     max_length: int | None = None,
 ) -> list[str]:
-    """Translate sentences by greedy decoding, in their order. The model should be in eval mode."""
+    """Translate sentences, in their order: greedily, or by beam search if `beam` is more than 1.
+
+    `alpha` and `max_length` are those of `beam_search`; `batch_size` counts sentences. The model
+    should be in eval mode.
+    """
     device = next(model.parameters()).device
     sources = [tokenizer.encode(sentence) + [tokenizer.eos_id] for sentence in sentences]
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
@@ -68,7 +79,11 @@ def translate(
         rows = order[start : start + batch_size]
         width = max(len(sources[i]) for i in rows)
         padded = [sources[i] + [tokenizer.pad_id] * (width - len(sources[i])) for i in rows]
-        decoded = greedy_decode(model, torch.tensor(padded, device=device), max_length=max_length)
+        batch = torch.tensor(padded, device=device)  # (batch, source)
+        if beam == 1:
+            decoded = greedy_decode(model, batch, max_length=max_length)
+        else:
+            decoded = beam_search(model, batch, beam=beam, alpha=alpha, max_length=max_length)
         for i, ids in zip(rows, decoded.tolist(), strict=True):
             translations[i] = tokenizer.decode(ids)
     return translations

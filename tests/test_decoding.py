@@ -1,0 +1,347 @@
+"""Greedy and beam search: cached or not, wide or narrow, together or alone, they must say the same."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from transformer.beam import DecodingState, PrefixState, beam_search, length_penalty, start_decoding
+from transformer.config import TransformerConfig
+from transformer.decoding import Codec, greedy_decode, translate
+from transformer.encoder_decoder import EncoderDecoder
+from transformer.model import CachedState, Transformer
+from transformer.multi_head import KeyValueCache, MultiHeadAttention
+
+few = settings(max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+seeds = st.integers(0, 2**32 - 1)
+specials = st.permutations([0, 1, 2])
+PAD, BOS, EOS = 0, 1, 2
+
+
+def opinionated(
+    seed: int, special: Sequence[int] = (PAD, BOS, EOS), vocab_size: int = 6, **changes: Any
+) -> Transformer:
+    """A small model with random weights, large enough for it to prefer some tokens clearly."""
+    torch.manual_seed(seed)
+    names = ("pad_id", "bos_id", "eos_id")
+    sizes = {"d_model": 8, "num_heads": 2, "d_ff": 12, **dict(zip(names, special, strict=True)), **changes}
+    model = Transformer(TransformerConfig.tiny(vocab_size, **sizes)).double().eval()
+    torch.nn.init.normal_(model.embedding.weight, std=0.7)
+    return model
+
+
+def sources(model: Transformer, *lengths: int) -> Tensor:
+    """Random sentences of these lengths, each with its end, filled up with padding."""
+    config = model.config
+    words = torch.tensor([i for i in range(config.vocab_size) if i not in (config.pad_id, config.eos_id)])
+    rows = torch.full((len(lengths), max(lengths)), config.pad_id)
+    for row, length in zip(rows, lengths, strict=True):
+        row[: length - 1] = words[torch.randint(len(words), (length - 1,))]
+        row[length - 1] = config.eos_id
+    return rows
+
+
+class Forgetful(EncoderDecoder):
+    """The same model without `start`: it must read everything anew."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.config, self.model = model.config, model
+
+    def encode(self, source: Tensor) -> Tensor:
+        return self.model.encode(source)
+
+    def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        return self.model.decode(target, memory, source)
+
+    def project(self, states: Tensor) -> Tensor:
+        return self.model.project(states)
+
+
+@few
+@given(seeds, st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 3))
+def test_a_cache_holds_what_was_put_in(seed: int, chunks: list[int], d_k: int, d_v: int) -> None:
+    torch.manual_seed(seed)
+    cache, given_keys, given_values = KeyValueCache(), [], []
+    for chunk in chunks:
+        keys, values = torch.randn(3, 2, chunk, d_k), torch.randn(3, 2, chunk, d_v)
+        given_keys.append(keys.clone())
+        given_values.append(values.clone())
+        seen = cache.extend(keys, values)
+        assert torch.equal(seen[0], torch.cat(given_keys, 2))
+        assert torch.equal(seen[1], torch.cat(given_values, 2))
+        assert cache.length == seen[0].shape[2]
+        rows = torch.randint(3, (3,))
+        cache.select(rows)
+        given_keys, given_values = [k[rows] for k in given_keys], [v[rows] for v in given_values]
+
+
+def test_a_cache_never_writes_into_what_it_was_given() -> None:
+    cache, first = KeyValueCache(), torch.ones(1, 1, 4, 2)
+    cache.extend(first[:, :, :2], first[:, :, :2])
+    cache.extend(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+    assert torch.equal(first, torch.ones(1, 1, 4, 2))
+
+
+def test_room_is_taken_seldom() -> None:
+    cache, moves, place = KeyValueCache(), 0, None
+    for _ in range(500):
+        keys, _ = cache.extend(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+        moves += keys.data_ptr() != place
+        place = keys.data_ptr()
+    assert moves < 12
+
+
+def test_the_weights_cover_all_that_the_cache_holds() -> None:
+    attention, cache = MultiHeadAttention(8, 2), KeyValueCache()
+    x = torch.randn(3, 4, 8)
+    attention(x, x, x, cache=cache)
+    mask = torch.tensor([[True, False, True, True, True]])
+    output, weights = attention(*[x[:, :1]] * 3, mask, need_weights=True, cache=cache)
+    assert weights is not None and weights.shape == (3, 2, 1, 5)
+    assert (weights[..., 1] == 0).all()
+
+
+@few
+@given(
+    seeds, specials, st.booleans(), st.sampled_from(["sinusoidal", "learned"]), st.sampled_from([None, 3]),
+    st.integers(1, 3), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 6),
+)  # fmt: skip
+def test_the_cached_state_is_the_prefix_state(
+    seed: int, special: list[int], norm_first: bool, positions: Any, d_k: int | None, num_layers: int,
+    lengths: list[int], steps: int,
+) -> None:  # fmt: skip
+    sizes = {"norm_first": norm_first, "positions": positions, "d_k": d_k, "num_layers": num_layers}
+    model = opinionated(seed, special, **sizes)
+    source = sources(model, *lengths)
+    plain, cached = PrefixState(model, source), start_decoding(model, source)
+    assert isinstance(cached, CachedState) and isinstance(cached, DecodingState)
+    rows = torch.arange(len(source))
+    real = torch.tensor([i for i in range(6) if i != model.config.pad_id])
+    for _ in range(steps):
+        tokens = real[torch.randint(5, rows.shape)]
+        expected = plain.step(tokens)
+        torch.testing.assert_close(cached.step(tokens), expected, rtol=0, atol=1e-10)
+        rows = torch.randint(len(rows), (int(torch.randint(1, 5, ())),))
+        plain.select(rows)
+        cached.select(rows)
+
+
+def test_the_state_keeps_no_gradients() -> None:
+    model = opinionated(0)
+    state = model.start(sources(model, 3))
+    assert not state.step(torch.tensor([BOS])).requires_grad
+    assert not state.memory.requires_grad
+
+
+@few
+@given(seeds, specials, st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 4))
+def test_cached_and_not_together_and_alone(
+    seed: int, special: list[int], lengths: list[int], beam: int
+) -> None:
+    model = opinionated(seed, special)
+    source = sources(model, *lengths)
+    greedy = greedy_decode(model, source, max_length=12)
+    assert torch.equal(greedy_decode(Forgetful(model), source, max_length=12), greedy)
+    assert torch.equal(beam_search(model, source, beam=1, max_length=12), greedy)
+    found = beam_search(model, source, beam=beam, max_length=12)
+    assert torch.equal(beam_search(Forgetful(model), source, beam=beam, max_length=12), found)
+    pad, eos = model.config.pad_id, model.config.eos_id
+    for search, together in ((greedy_decode, greedy), (beam_search, found)):
+        extra: dict[str, Any] = {"beam": beam} if search is beam_search else {}
+        for row, said in zip(source, together, strict=True):
+            short = row[row != pad][None]
+            alone = search(model, short, max_length=12, **extra)[0]
+            assert torch.equal(said[: len(alone)], alone) and (said[len(alone) :] == pad).all()
+            assert said[0] == model.config.bos_id and (alone != pad).all() and (alone[:-1] != eos).all()
+
+
+def log_chances(model: Transformer, source: Tensor, beginning: Sequence[int]) -> list[float]:
+    given_tokens = torch.tensor([[model.config.bos_id, *beginning]])
+    with torch.no_grad():
+        return model(source[None], given_tokens)[0, -1].log_softmax(-1).tolist()
+
+
+def plain_beam(model: Transformer, source: Tensor, beam: int, alpha: float, limit: int) -> list[int]:
+    """Beam search as one would write it down: no batch, no state, no early end."""
+    alive: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    done: list[tuple[float, tuple[int, ...]]] = []
+    for length in range(1, limit + 1):
+        longer = []
+        for total, beginning in alive:
+            for token, log_p in enumerate(log_chances(model, source, beginning)):
+                if token != model.config.pad_id:
+                    longer.append((total + log_p, (*beginning, token)))
+        kept = sorted(longer, reverse=True)[: beam - len(done)]
+        penalty = ((5 + length) / 6) ** alpha
+        done += [(total / penalty, y) for total, y in kept if y[-1] == model.config.eos_id]
+        alive = [(total, y) for total, y in kept if y[-1] != model.config.eos_id]
+    return [model.config.bos_id, *max(done or alive)[1]]
+
+
+@few
+@given(seeds, specials, st.integers(1, 5), st.sampled_from([0.0, 0.3, 0.6, 1.0, 2.0]), st.integers(1, 7))
+def test_the_batched_search_is_the_plain_one(
+    seed: int, special: list[int], beam: int, alpha: float, limit: int
+) -> None:
+    model = opinionated(seed, special)
+    source = sources(model, 4, 2, 5)
+    found = beam_search(model, source, beam=beam, alpha=alpha, max_length=limit)
+    for row, said in zip(source, found, strict=True):
+        expected = plain_beam(model, row[row != model.config.pad_id], beam, alpha, limit)
+        assert said[said != model.config.pad_id].tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.5])
+def test_a_beam_as_wide_as_everything_finds_the_best(alpha: float) -> None:
+    missed = 0
+    for seed in range(8):
+        model = opinionated(seed, vocab_size=5)
+        [source] = sources(model, 4)
+        scores: dict[tuple[int, ...], float] = {}
+        waiting: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for total, beginning in waiting:  # it grows while we read it
+            for token, log_p in enumerate(log_chances(model, source, beginning)):
+                y = (*beginning, token)
+                if token == EOS:
+                    scores[y] = (total + log_p) / ((5 + len(y)) / 6) ** alpha
+                elif token != PAD and len(y) < 4:
+                    waiting.append((total + log_p, y))
+        assert len(scores) == 1 + 3 + 9 + 27
+        best = [BOS, *max(scores, key=lambda y: scores[y])]
+        wide = beam_search(model, source[None], beam=120, alpha=alpha, max_length=4)
+        assert wide.tolist() == [best]
+        missed += beam_search(model, source[None], beam=1, alpha=alpha, max_length=4).tolist() != [best]
+    assert missed > 0  # or the test would be too easy
+
+
+class Puppet(EncoderDecoder):
+    """Says what its script says, one row of it for each sentence, and notes how many were asked."""
+
+    config = TransformerConfig.tiny(10)
+
+    def __init__(self, script: list[list[int]]):
+        super().__init__()
+        one_hot = torch.nn.functional.one_hot(torch.tensor(script), 10)
+        self.script = torch.nn.Parameter(9.0 * one_hot)
+        self.asked: list[int] = []
+
+    def encode(self, source: Tensor) -> Tensor:
+        return self.script[: len(source)]
+
+    def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        self.asked.append(len(target))
+        return memory[:, : target.shape[1]]
+
+    def project(self, states: Tensor) -> Tensor:
+        return states
+
+
+TWO = torch.tensor([[5, 6, EOS, PAD, PAD], [5, 6, 7, 8, EOS]])
+
+
+def test_who_has_ended_is_not_asked_again() -> None:
+    script = [[5, 6, EOS, 7, 7, 7], [5, 5, 5, 5, EOS, 7]]
+    puppet = Puppet(script)
+    expected = [[BOS, 5, 6, EOS, PAD, PAD], [BOS, 5, 5, 5, 5, EOS]]
+    assert greedy_decode(puppet, TWO).tolist() == expected and puppet.asked == [2, 2, 2, 1, 1]
+    assert beam_search(puppet, TWO, beam=3, alpha=0.0).tolist() == expected
+    before = puppet.script.detach().clone()
+    greedy_decode(puppet, TWO)
+    assert torch.equal(puppet.script, before)  # logits are changed at will, the model is not
+
+
+@pytest.mark.parametrize("search", [greedy_decode, beam_search])
+def test_limits(search: Any) -> None:
+    endless = Puppet([[7] * 60, [7] * 60])
+    extra = {"beam": 1} if search is beam_search else {}
+    said = search(endless, TWO, **extra)
+    assert said.shape == (2, 1 + 5 + 50) and (said == 7).sum(1).tolist() == [3 + 50, 5 + 50]
+    assert search(endless, TWO, max_length=0).tolist() == [[BOS], [BOS]]
+    assert search(endless, TWO[:1], max_length=3, **extra).tolist() == [[BOS, 7, 7, 7]]
+    with pytest.raises(ValueError, match="max_length"):
+        search(endless, TWO, max_length=-1)
+
+
+def test_padding_is_never_said() -> None:
+    assert (greedy_decode(Puppet([[PAD] * 5]), TWO[:1], max_length=4) != PAD).all()
+    assert (beam_search(Puppet([[PAD] * 5]), TWO[:1], beam=20, max_length=4) != PAD).all()
+
+
+def test_what_is_cut_off_counts_only_if_nothing_ended() -> None:
+    endless = Puppet([[7] * 60])
+    assert beam_search(endless, TWO[:1], beam=1, max_length=4).tolist() == [[BOS, 7, 7, 7, 7]]
+    assert beam_search(endless, TWO[:1], beam=30, max_length=4)[0, -1] == EOS
+
+
+def test_the_search_does_not_stop_while_there_is_hope() -> None:
+    torn = Puppet([[7] * 8 + [EOS]])
+    torn.script.data *= 50
+    torn.script.data[0, 0, [EOS, 7]] = torch.tensor([450.1, 450.0])
+    assert beam_search(torn, TWO[:1], beam=2, alpha=0.0).tolist() == [[BOS, EOS]]
+    assert beam_search(torn, TWO[:1], beam=2, alpha=1.0).tolist() == [[BOS, *[7] * 8, EOS]]
+
+
+@pytest.mark.parametrize("wrong", [{"beam": 0}, {"beam": -1}, {"alpha": -0.1}, {"alpha": math.nan}])
+def test_arguments_that_cannot_work_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        beam_search(Puppet([[7] * 9]), TWO, **wrong)
+
+
+def test_the_length_penalty() -> None:
+    assert length_penalty(1, alpha=0.6) == 1 and length_penalty(7, alpha=1.0) == 2
+    both = length_penalty(torch.tensor([7, 19]), alpha=0.5)
+    torch.testing.assert_close(both, torch.tensor([2.0, 4.0]).sqrt())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 40])
+def test_other_precisions_and_a_source_without_words(dtype: torch.dtype, length: int) -> None:
+    model = opinionated(3).to(dtype)
+    source = sources(model, length)
+    assert greedy_decode(model, source, max_length=5)[0, 0] == BOS
+    assert beam_search(model, source, beam=9, max_length=5)[0, 0] == BOS
+
+
+def test_learned_positions_end_somewhere() -> None:
+    model = opinionated(0, positions="learned", max_length=8)
+    model.embedding.weight.data[EOS] = 0
+    model.project = lambda states: torch.zeros(*states.shape[:-1], 6).index_fill(-1, torch.tensor(4), 1.0)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="position 8 was never learned"):
+        greedy_decode(model, sources(model, 3))
+
+
+class Digits:
+    pad_id, eos_id = PAD, EOS
+
+    def encode(self, text: str) -> list[int]:
+        return [int(digit) for digit in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(str(i) for i in ids if i != PAD)
+
+
+def test_translating_keeps_the_order_and_the_search() -> None:
+    codec: Codec = Digits()
+    model = opinionated(5)
+    texts = ["345", "5", "", "34543", "44"]
+    for beam in (1, 3):
+        alone = [translate(model, codec, [text], beam=beam, max_length=7)[0] for text in texts]
+        assert translate(model, codec, texts, beam=beam, max_length=7, batch_size=2) == alone
+    padded = torch.tensor([[3, 4, 5, EOS]])
+    expected = codec.decode(beam_search(model, padded, beam=3, alpha=2.0, max_length=7)[0].tolist())
+    assert translate(model, codec, ["345"], beam=3, alpha=2.0, max_length=7) == [expected]
+    assert translate(model, codec, []) == []
+    with pytest.raises(ValueError, match="beam"):
+        translate(model, codec, texts, beam=0)
+
+
+def test_an_empty_batch() -> None:
+    model = opinionated(0)
+    nobody = torch.zeros(0, 3, dtype=torch.long)
+    assert len(greedy_decode(model, nobody)) == len(beam_search(model, nobody)) == 0
