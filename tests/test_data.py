@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import os
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer import data
+from transformer import corpora, data, downloads
 
 TEXTS = {
     "train.en.gz": "a cow\ntwo\u2028cows \nthree cows\n",
@@ -75,7 +77,7 @@ def server(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def expect(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(data, "MULTI30K_FILES", hashes)
+    monkeypatch.setattr(downloads, "MULTI30K_FILES", hashes)
 
 
 def names(folder: Path) -> set[str]:
@@ -83,7 +85,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_download_gives_the_pairs_of_each_split(server: Server, tmp_path: Path) -> None:
-    corpus = data.multi30k(tmp_path / "new" / "folder", address=server.address)
+    corpus = downloads.multi30k(tmp_path / "new" / "folder", address=server.address)
     assert corpus.train == [
         ("a cow", "eine Kuh"),
         ("two\u2028cows", "zwei\u2028Kühe"),
@@ -96,12 +98,12 @@ def test_download_gives_the_pairs_of_each_split(server: Server, tmp_path: Path) 
 
 
 def test_cached_files_are_not_downloaded_again(server: Server, tmp_path: Path) -> None:
-    first = data.multi30k(tmp_path, address=server.address)
+    first = downloads.multi30k(tmp_path, address=server.address)
     assert sorted(server.asked) == sorted(TEXTS)
-    assert data.multi30k(tmp_path, address=server.address) == first
+    assert downloads.multi30k(tmp_path, address=server.address) == first
     assert len(server.asked) == len(TEXTS)
     (tmp_path / "val.de.gz").unlink()
-    assert data.multi30k(tmp_path, address=server.address) == first
+    assert downloads.multi30k(tmp_path, address=server.address) == first
     assert server.asked[len(TEXTS) :] == ["val.de.gz"]
 
 
@@ -109,12 +111,12 @@ def test_folder_before_environment_before_home(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    data.multi30k(address=server.address)
+    downloads.multi30k(address=server.address)
     assert names(tmp_path / "home/.cache/attention-piece-by-piece/multi30k") == set(TEXTS)
     monkeypatch.setenv("MULTI30K_DIR", str(tmp_path / "named"))
-    data.multi30k(address=server.address)
+    downloads.multi30k(address=server.address)
     assert names(tmp_path / "named") == set(TEXTS)
-    data.multi30k(tmp_path / "given", address=server.address)
+    downloads.multi30k(tmp_path / "given", address=server.address)
     assert names(tmp_path / "given") == set(TEXTS)
 
 
@@ -123,33 +125,33 @@ def test_wrong_content_is_named_and_not_kept(server: Server, tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=r"not the right file: http://127\.0\.0\.1:\d+/train\.en\.gz: SHA-256 "
     ):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
     assert names(tmp_path) == set()
 
 
 def test_a_damaged_cache_is_named_and_left_to_its_owner(server: Server, tmp_path: Path) -> None:
-    data.multi30k(tmp_path, address=server.address)
+    downloads.multi30k(tmp_path, address=server.address)
     (tmp_path / "val.en.gz").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"val\.en\.gz \(delete it to have it downloaded again\)"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
     assert (tmp_path / "val.en.gz").read_bytes() == b"damaged"
 
 
 def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.broken.add("train.de.gz")
     with pytest.raises(OSError, match=r"/train\.de\.gz cannot be read: IncompleteRead"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
     assert names(tmp_path) == {"train.en.gz"}  # the file before it came whole
     server.broken.clear()
-    assert len(data.multi30k(tmp_path, address=server.address).train) == 3
+    assert len(downloads.multi30k(tmp_path, address=server.address).train) == 3
 
 
 def test_a_missing_file_or_server_names_the_address(server: Server, tmp_path: Path) -> None:
     del server.files["val.en.gz"]
     with pytest.raises(OSError, match=r"/val\.en\.gz cannot be read: .*404"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
     with pytest.raises(OSError, match=r"http://127\.0\.0\.1:1/val\.en\.gz cannot be read"):
-        data.multi30k(tmp_path, address="http://127.0.0.1:1/")
+        downloads.multi30k(tmp_path, address="http://127.0.0.1:1/")
 
 
 def test_a_write_that_fails_leaves_nothing(
@@ -161,7 +163,7 @@ def test_a_write_that_fails_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space left"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
     assert names(tmp_path) == set()
 
 
@@ -171,7 +173,7 @@ def test_unequal_numbers_of_lines_name_both_files(
     server.files["val.de.gz"] = gzip.compress(b"ein Hund\nnoch ein Hund\n")
     expect(server.files, monkeypatch)
     with pytest.raises(ValueError, match=r"val\.en\.gz has 1 lines, but .*val\.de\.gz has 2"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
 
 
 def test_invalid_utf8_names_file_and_line(
@@ -180,19 +182,60 @@ def test_invalid_utf8_names_file_and_line(
     server.files["train.de.gz"] = gzip.compress("eine Kuh\nzwei K\xfche\ndrei\n".encode("latin-1"))
     expect(server.files, monkeypatch)
     with pytest.raises(ValueError, match=r"train\.de\.gz, line 2: not UTF-8"):
-        data.multi30k(tmp_path, address=server.address)
+        downloads.multi30k(tmp_path, address=server.address)
 
 
 @pytest.mark.skipif(
     not os.environ.get("MULTI30K_DIR"), reason="MULTI30K_DIR does not name a copy of Multi30k"
 )
 def test_the_real_multi30k() -> None:
-    corpus = data.multi30k()
+    corpus = downloads.multi30k()
     assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [29_000, 1_014, 1_000]
     assert corpus.validation[0][0] == "A group of men are loading cotton onto a truck"
     assert corpus.test[0][1].startswith("Ein Mann mit einem orangefarbenen Hut")
     everything = corpus.train + corpus.validation + corpus.test
     assert all(source and target for source, target in everything)
+
+
+ARCHIVE = "Hi.\tHallo!\nHi.\tGrüß Gott!\nRun!\tLauf!\tCC-BY 2.0\n"
+
+
+def zipped(text: str | bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("deu.txt", text)
+    return file.getvalue()
+
+
+def test_tatoeba_is_read_and_split_by_english_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = server.files["deu-eng.zip"] = zipped(ARCHIVE)
+    monkeypatch.setenv("TATOEBA_DIR", str(tmp_path))
+    address, sha256 = server.address + "deu-eng.zip", hashlib.sha256(content).hexdigest()
+    corpus = downloads.tatoeba(address=address, sha256=sha256)
+    parts = [corpus.train, corpus.validation, corpus.test]
+    assert sorted(sum(parts, [])) == [("Hi.", "Grüß Gott!"), ("Hi.", "Hallo!"), ("Run!", "Lauf!")]
+    assert sum(any(source == "Hi." for source, _ in part) for part in parts) == 1
+    assert names(tmp_path) == {"deu-eng.zip"}
+    assert downloads.tatoeba(address=address, sha256=sha256) == corpus and len(server.asked) == 1
+
+
+def test_another_edition_of_tatoeba_is_refused(server: Server, tmp_path: Path) -> None:
+    server.files["deu-eng.zip"] = zipped("Hi.\tHallo!\n")
+    with pytest.raises(ValueError, match=r"not the right file: .*deu-eng\.zip: SHA-256 "):
+        downloads.tatoeba(tmp_path, address=server.address + "deu-eng.zip")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.skipif(not os.environ.get("TATOEBA_DIR"), reason="TATOEBA_DIR does not name a copy of Tatoeba")
+def test_the_real_tatoeba() -> None:
+    corpus = downloads.tatoeba()
+    parts = [corpus.train, corpus.validation, corpus.test]
+    assert sum(map(len, parts)) == 169_813
+    assert all(2_500 < len(part) < 4_500 for part in parts[1:])
+    assert len(set.union(*({source for source, _ in part} for part in parts))) == 135_534
+    assert sum(len({source for source, _ in part}) for part in parts) == 135_534
 
 
 def test_number_words() -> None:
@@ -210,18 +253,18 @@ def test_number_words() -> None:
             "neunhundertneunundneunzigtausendneunhundertneunundneunzig",
         ),
     }
-    assert {number: data.number_words(number) for number in by_hand} == by_hand
+    assert {number: corpora.number_words(number) for number in by_hand} == by_hand
 
 
 @pytest.mark.parametrize("number", [-1, 1_000_000])
 def test_number_words_refuses_what_it_cannot_say(number: int) -> None:
     with pytest.raises(ValueError, match="from 0 to 999,999"):
-        data.number_words(number)
+        corpora.number_words(number)
 
 
 def test_numbers_corpus_is_deterministic_and_split_by_number() -> None:
-    small, large = data.numbers_corpus(1_000, 2_000), data.numbers_corpus(2_000, 2_000)
-    assert data.numbers_corpus(1_000, 2_000) == small
+    small, large = corpora.numbers_corpus(1_000, 2_000), corpora.numbers_corpus(2_000, 2_000)
+    assert corpora.numbers_corpus(1_000, 2_000) == small
     for split in ("train", "validation", "test"):
         assert set(getattr(small, split)) <= set(getattr(large, split))
     assert sum(len(part) for part in (large.train, large.validation, large.test)) == 2_000
@@ -229,7 +272,7 @@ def test_numbers_corpus_is_deterministic_and_split_by_number() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> data.Tokenizer:
-    corpus = data.numbers_corpus(500)
+    corpus = corpora.numbers_corpus(500)
     return data.Tokenizer.train((text for pair in corpus.train for text in pair), 300)
 
 

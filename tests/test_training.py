@@ -13,22 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from transformer import training
+from transformer import checkpoints, training
+from transformer.checkpoints import load_model, save_model
+from transformer.config import TransformerConfig
 from transformer.data import Batch, Example, pad, token_batches
-from transformer.model import Transformer, TransformerConfig
-from transformer.training import (
-    Trainer,
-    TrainingConfig,
-    batch_loss,
-    batches_from,
-    label_smoothed_loss,
-    linear_rate,
-    load_checkpoint,
-    load_model,
-    paper_rate,
-    save_checkpoint,
-    save_model,
-)
+from transformer.learning import batch_loss, label_smoothed_loss, linear_rate, paper_rate
+from transformer.model import Transformer
+from transformer.training import Trainer, TrainingConfig, batches_from, load_checkpoint, save_checkpoint
 
 VOCAB = 20
 
@@ -251,7 +242,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(training, "save_file", full_disk)
+        patch.setattr(checkpoints, "save_file", full_disk)
         save_checkpoint(run, path)
     assert path.read_bytes() == old
     assert [file.name for file in path.parent.iterdir()] == ["run.safetensors"]
@@ -264,7 +255,7 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(
 ) -> None:
     order: list[str] = []
     replace, fsync = Path.replace, os.fsync
-    monkeypatch.setattr(training.os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
     monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
     save_model(model(), tmp_path / "model.safetensors")
     assert order == ["fsync", "replace"]

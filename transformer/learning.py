@@ -1,0 +1,47 @@
+"""The loss and the learning rates.
+
+Chapter: Learning
+Exported from chapters/11_learning.md; edit it there, not here.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from transformer.data import Batch
+from transformer.encoder_decoder import EncoderDecoder
+
+__all__ = ["batch_loss", "label_smoothed_loss", "linear_rate", "paper_rate"]
+
+
+def label_smoothed_loss(
+    logits: Float[Tensor, "tokens vocab"],
+    wanted: Int[Tensor, " tokens"],
+    *,
+    smoothing: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy in nats per token, against a smoothed target (Sec. 5.4).
+
+    The wanted token keeps the probability 1 - smoothing; the rest is spread evenly
+    over the whole vocabulary, the wanted token included.
+    """
+    return F.cross_entropy(logits, wanted, label_smoothing=smoothing)
+
+
+def batch_loss(model: EncoderDecoder, batch: Batch, *, smoothing: float) -> Float[Tensor, ""]:
+    """The mean loss of predicting every target token from those before it."""
+    given, wanted = batch.target[:, :-1], batch.target[:, 1:]  # (batch, target - 1)
+    states = model.decode(given, model.encode(batch.source), batch.source)
+    real = wanted != model.config.pad_id
+    logits = model.project(states[real])  # (tokens, vocab)
+    return label_smoothed_loss(logits, wanted[real], smoothing=smoothing)
+
+
+def paper_rate(step: int, *, d_model: int, warmup: int = 4000) -> float:
+    """Eq. 3: rises for `warmup` steps, then falls with 1/√step. Steps count from 1."""
+    return d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
+
+
+def linear_rate(step: int, *, peak: float, warmup: int, steps: int) -> float:
+    """Rises to `peak` at step `warmup`, then falls to 0 just after step `steps`."""
+    return peak * min(step / warmup, (steps + 1 - step) / (steps + 1 - warmup))
