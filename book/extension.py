@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import re
@@ -146,6 +147,16 @@ INDEX = """<!doctype html>
 """
 
 
+def embed_fonts(css: Path) -> None:
+    """Put the fonts of nearly every formula into KaTeX's style sheet: no page shifts when they arrive."""
+    text = css.read_text(encoding="utf-8")
+    for font in ("Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular"):
+        name = f"fonts/KaTeX_{font}.woff2"
+        content = base64.b64encode((css.parent / name).read_bytes()).decode()
+        text = text.replace(f"url({name})", f"url(data:font/woff2;base64,{content})")
+    css.write_text(text, encoding="utf-8")
+
+
 def tidy(app: Sphinx, exception: Exception | None) -> None:
     """Take out of the built site what nobody needs, and make its front door a proper page."""
     if exception or app.builder.name != "html":
@@ -156,6 +167,7 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
         page.write_text(re.sub(UNWANTED, "", text), encoding="utf-8")
     for unused in [*out.glob("_static/**/*.map"), *out.glob("_static/scripts/fontawesome.js*")]:
         unused.unlink(missing_ok=True)
+    embed_fonts(out / "_static" / "katex" / "katex.min.css")
     index = INDEX.format(
         title=app.config.html_title,
         page=app.builder.get_target_uri(app.config.root_doc),
