@@ -1,0 +1,63 @@
+"""What the recording scripts share: where a number comes from, and files that survive a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "chapters" / "records"
+
+Run = dict[str, Any]
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(seed: int, seconds: float) -> Run:
+    """Where the numbers of one run come from; a commit with + had changes on top of it."""
+    changed = "+" if _git("status", "--porcelain", "--", "transformer", "benchmarks") else ""
+    return {
+        "commit": os.environ.get("BENCHMARK_COMMIT") or _git("rev-parse", "--short", "HEAD") + changed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": f"cpu ({_processor()})",
+        "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "seed": seed,
+        "torch": torch.__version__,
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "seconds": round(seconds, 1),
+    }
+
+
+def load_runs(path: Path) -> list[Run]:
+    """The runs recorded so far."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
+def save_runs(path: Path, about: str, settings: Run, runs: list[Run]) -> None:
+    """Write the record, one run a line, whole or not at all."""
+    lines = ",\n  ".join(json.dumps(run, ensure_ascii=False) for run in runs)
+    head = f'"about": {json.dumps(about)},\n "settings": {json.dumps(settings)}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(f'{{{head},\n "runs": [\n  {lines}\n ]}}\n', encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,517 @@
+"""`python -m transformer` as its user meets it: killed, interrupted, out of space, and fed with nonsense.
+
+There are KILLS kills, every second one while a checkpoint is written: 3, or what the environment says.
+"""
+
+import io
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from transformer import parallel, runs
+from transformer.__main__ import main
+from transformer.checkpoints import load_model, load_tensors, save_model, save_tensors
+from transformer.config import TransformerConfig
+from transformer.data import Batch
+from transformer.model import Transformer
+from transformer.recipes import RECIPES, SIZES, configs_for, load_corpus, settings_for
+from transformer.run_files import read_config, read_metrics
+
+KILLS = int(os.environ.get("KILLS", "3"))
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMER_CHECK_SHAPES": "0"}
+TRAIN = "--steps 24 --every 2 --max-tokens 400 --vocab-size 300 --dropout 0.2".split()  # noqa: SIM905
+
+
+def write_corpus(folder: Path) -> None:
+    lines = [" ".join(str(n)) for n in range(200, 500)]
+    (folder / "a.txt").write_text("\n".join(lines))
+    (folder / "b.txt").write_text("\n".join(" ".join(reversed(line.split())) for line in lines))
+
+
+def command(folder: Path, run: str, *options: str) -> list[str]:
+    corpus = ["--corpus", str(folder / "a.txt"), str(folder / "b.txt"), "--device", "cpu"]
+    return [*corpus, *TRAIN, *options, "--run", str(folder / run)]
+
+
+def start(folder: Path, run: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "transformer", "train", *command(folder, run)]
+    out = subprocess.PIPE
+    return subprocess.Popen(words, env=ENVIRONMENT, stdout=out, stderr=subprocess.STDOUT, text=True)
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    names = ("checkpoint", "model")
+    files = {name: load_tensors(run / f"{name}.safetensors")[0] for name in names}
+    return {f"{name} {key}": tensor for name, each in files.items() for key, tensor in each.items()}
+
+
+def same(ours: Path, theirs: Path) -> None:
+    a, b = tensors(ours), tensors(theirs)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    timeless = [
+        [
+            {name: value for name, value in entry.items() if name != "tokens_per_second"}
+            for entry in read_metrics(run)
+        ]
+        for run in (ours, theirs)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the processes have: sums in another order differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run that nobody has killed, and how long it trained."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder)
+    process = start(folder, "whole")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    seconds = time.time() - (folder / "whole" / "config.json").stat().st_mtime  # of the training
+    return SimpleNamespace(folder=folder, run=folder / "whole", seconds=seconds, out=out)
+
+
+def kill(folder: Path, run: str, writing: bool, seconds: float) -> bool:
+    """Start or go on; kill -9 so long after the first step can come, or at the next write of a checkpoint.
+
+    False if the run was at its end before.
+    """
+    config, checkpoint = folder / run / "config.json", folder / run / "checkpoint.safetensors"
+    before = config.stat().st_mtime_ns if config.exists() else 0
+    process = start(folder, run)
+    while process.poll() is None and (not config.exists() or config.stat().st_mtime_ns == before):
+        time.sleep(0.005)
+    begin = time.time()
+    while process.poll() is None and (writing or time.time() < begin + seconds):
+        parts = checkpoint.parent.glob("checkpoint*.part") if writing else []
+        if time.time() >= begin + seconds and any(parts):
+            break
+        time.sleep(0 if writing else 0.005)
+    process.kill()
+    process.communicate()
+    done = len(load_tensors(checkpoint)[0]["losses"]) if checkpoint.exists() else 0
+    return process.returncode == -signal.SIGKILL and done < 24
+
+
+def test_kill_9_at_any_moment_and_in_a_write_changes_nothing(whole: SimpleNamespace) -> None:
+    """The run that was killed again and again ends with the weights of the one that never was."""
+    generator = random.Random(0)
+    killed, number = 0, 0
+    while killed < KILLS:
+        run = f"killed{number}"
+        number += 1
+        for _ in range(3):  # each run is killed up to three times, then it may finish
+            if killed < KILLS:
+                killed += kill(whole.folder, run, killed % 2 == 1, generator.uniform(0, 0.4) * whole.seconds)
+        process = start(whole.folder, run)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        same(whole.folder / run, whole.run)
+        assert not list((whole.folder / run).glob("*.part"))
+    print(f"{killed} kills, {number} runs")
+
+
+def test_a_run_directory_holds_all_that_is_promised(whole: SimpleNamespace) -> None:
+    names = {path.name for path in whole.run.iterdir()}
+    wanted = {"config.json", "tokenizer.json", "checkpoint.safetensors", "model.safetensors", "metrics.jsonl"}
+    assert names == wanted | {"curve.png"}
+    config = read_config(whole.run)
+    [session] = config["sessions"]
+    assert session["device"].startswith("cpu") and session["dtype"] == "float32"
+    assert session["torch"] == torch.__version__ and config["settings"]["seed"] == 0
+    metrics = read_metrics(whole.run)
+    assert [entry["step"] for entry in metrics] == list(range(2, 25, 2))
+    assert set(metrics[0]) == {"step", "loss", "rate", "tokens_per_second", "validation_loss", "exact_match"}
+    best = min(entry["validation_loss"] for entry in metrics)
+    step = next(entry["step"] for entry in metrics if entry["validation_loss"] == best)
+    assert f"model.safetensors: step {step}," in whole.out
+    if step == 24:
+        final, kept = (
+            load_model(whole.run / "checkpoint.safetensors"),
+            load_model(whole.run / "model.safetensors"),
+        )
+        for a, b in zip(final.parameters(), kept.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def call(text: str | list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run a command in this process: its status, output and errors."""
+    try:
+        status = main(text.split() if isinstance(text, str) else text)
+    except SystemExit as error:
+        status = int(error.code or 0)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return status, out, err
+
+
+def test_the_same_command_does_nothing_more_and_others_are_refused(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tensors(whole.run)
+    assert call(["train", *command(whole.folder, "whole")], capsys)[0] == 0
+    assert call(f"train --run {whole.run}", capsys)[0] == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(whole.run).items())
+    for option, value in (
+        ("seed", 5),
+        ("steps", 50),
+        ("dropout", 0.5),
+        ("size", "small"),
+        ("corpus", "numbers"),
+    ):
+        status, _, err = call(f"train --run {whole.run} --{option} {value}", capsys)
+        assert status == 1 and option in err and str(value) in err
+
+
+def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = parallel.ParallelTrainer.update
+
+    def interrupted(self: parallel.ParallelTrainer, batch: Batch) -> None:
+        if self.step == 10:
+            signal.raise_signal(signal.SIGINT)
+        update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel.ParallelTrainer, "update", interrupted)
+        status, out, _ = call(["train", *command(whole.folder, "stopped")], capsys)
+    run = whole.folder / "stopped"
+    assert status == 130 and f"train --run {run}" in out
+    assert len(load_tensors(run / "checkpoint.safetensors")[0]["losses"]) == 11
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert call(f"train --run {run}", capsys)[0] == 0
+    same(run, whole.run)
+
+
+def test_a_full_disk_ends_with_a_message_and_the_old_checkpoint(whole: SimpleNamespace) -> None:
+    """A limit on the size of files stands for a disk without room."""
+    words = [sys.executable, "-m", "transformer", "train", *command(whole.folder, "full")]
+    # the model fits, the checkpoint, three times as large, does not
+    limit = (whole.run / "model.safetensors").stat().st_size + 100_000
+    run = whole.folder / "full"
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    options = {"env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(words, preexec_fn=small_files, **options)  # type: ignore[call-overload]
+    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+    assert not (run / "checkpoint.safetensors").exists() and not list(run.glob("*.part"))
+    done = subprocess.run(words, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    same(run, whole.run)
+
+
+def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(self: parallel.ParallelTrainer, batch: Batch) -> None:
+        update(self, batch)
+        if self.step == 6:  # as a gradient that overflows would do
+            next(iter(self.model.parameters())).data[:] = math.nan
+
+    update = parallel.ParallelTrainer.update
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel.ParallelTrainer, "update", poisoned)
+        status, _, err = call(["train", *command(whole.folder, "nan")], capsys)
+    run = whole.folder / "nan"
+    assert status == 1 and "step 6" in err
+    kept, _ = load_tensors(run / "checkpoint.safetensors")
+    assert len(kept["losses"]) == 4 and all(tensor.isfinite().all() for tensor in kept.values())
+    assert call(f"train --run {run}", capsys)[0] == 0
+    same(run, whole.run)
+
+
+def test_a_rate_beyond_reason_stops_at_its_step(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = call(["train", *command(whole.folder, "wild", "--peak-rate", "1e30")], capsys)
+    assert status == 1 and "loss" in err and "step" in err and "lower rate" in err
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [
+        (b"one\ntwo\n", b"eins\n", ["a.txt has 2 lines", "b.txt has 1"]),
+        (b"one\n\xfftwo\n", b"eins\nzwei\n", ["a.txt, line 2", "not UTF-8"]),
+        (b"one\ntwo\n", b"eins\nzwei\n", ["a.txt", "too few"]),
+        (b"", b"", ["a.txt", "too few"]),
+        (None, b"eins\n", ["a.txt", "No such file"]),
+    ],
+)
+def test_bad_files_are_named(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    a: bytes | None,
+    b: bytes,
+    wanted: list[str],
+) -> None:
+    for name, content in (("a.txt", a), ("b.txt", b)):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    status, _, err = call(["train", *command(tmp_path, "run")], capsys)
+    assert status == 1 and err.count("\n") == 1
+    assert [part for part in wanted if part not in err] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_sides_and_long_sentences_are_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path)
+    for name, extra in (("a.txt", "\n \nx\n" + "9 " * 500), ("b.txt", "\neins\n\n1")):
+        with (tmp_path / name).open("a") as file:
+            file.write(extra)
+    options = command(tmp_path, "run", "--steps", "1")
+    status, out, _ = call(["train", *options], capsys)
+    assert status == 0 and "skipped 2 pairs with an empty side" in out
+    assert "skipped 1 pairs with more than 256 tokens" in out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "fly",
+        "train --corpus atlantis",
+        "train --corpus a b c",
+        "train --size huge",
+        "train --steps 0",
+        "train --steps many",
+        "evaluate --split last",
+    ],
+)
+def test_usage_errors_are_2(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = call(text, capsys)
+    assert status == 2 and "usage" in err
+
+
+@pytest.mark.parametrize(
+    "text", ["train --warmup 900 --steps 800", "train --dropout 1", "train --device abacus"]
+)
+def test_settings_that_cannot_be_write_nothing(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = call(f"{text} --run {tmp_path / 'run'}", capsys)
+    assert status == 1 and text.split()[-1] in err.replace("abacus", "abacus") or "warmup" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_examples_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call("--help", capsys)
+    assert status == 0 and "python -m transformer train" in out and "torchrun" in out
+    status, out, _ = call("train --help", capsys)
+    assert status == 0
+    for name, recipe in RECIPES.items():
+        assert [word for word in (name, str(recipe.steps), str(recipe.vocab_size)) if word not in out] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("corpus", RECIPES)
+def test_every_recipe_can_be(corpus: str, size: str) -> None:
+    names = ["a", "b"] if corpus == "files" else [corpus]
+    for steps in ({}, {"steps": 1}, {"steps": 37}):
+        settings = settings_for({"corpus": names, "size": size, **steps})
+        model, training = configs_for(settings, 400)
+        assert 1 <= training.warmup <= training.steps and settings["every"] >= 1
+        assert model.dropout == settings["dropout"] and model.num_layers == settings["num_layers"]
+    assert settings_for({"warmup": 3, "every": 9})["warmup"] == 3
+
+
+def test_held_out_sentences_are_not_learned_from(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        lines = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("\n".join(lines * 2))  # every sentence twice
+    corpus, skipped = load_corpus([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    sides = [{pair[0] for pair in split} for split in (corpus.train, corpus.validation, corpus.test)]
+    assert skipped == 0 and all(sides) and not sides[0] & (sides[1] | sides[2]) and not sides[1] & sides[2]
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "lines", "status", "message"),
+    [
+        (b"", 0, 0, ""),
+        (b"2 0 1", 1, 0, ""),
+        (b"2 0 1\n\n3 3 3\n", 3, 0, ""),
+        (b"2 0 1\r\n\n", 2, 0, ""),
+        (b"2 0 1\n" + b"7 " * 400 + b"\n1 2 3\n", 3, 1, "line 2"),
+        (b"2 0 1\n\xff\n", 0, 1, "input, line 2"),
+    ],
+)
+def test_translate_keeps_lines_in_step(
+    whole: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    lines: int,
+    status: int,
+    message: str,
+) -> None:
+    feed(monkeypatch, content)
+    code, out, err = call(f"translate --run {whole.run} --device cpu", capsys)
+    assert code == status and out.count("\n") == lines and message in err
+
+
+def test_evaluate_prints_its_scores_with_a_signature(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, out, _ = call(f"evaluate --run {whole.run} --device cpu", capsys)
+    assert status == 0 and out.startswith("exact match ") and "tok:13a" in out
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    status, out, _ = call(f"evaluate --run {whole.run} --split validation", capsys)
+    assert status == 0 and "sacrebleu is not installed" in out
+    status, _, err = call(f"evaluate --run {whole.run} --split unseen", capsys)
+    assert status == 1 and "unseen" in err
+
+
+def test_without_matplotlib_the_curve_is_missing_and_says_so(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, _ = call(f"train --run {whole.run}", capsys)
+    assert status == 0 and "no curve.png" in out
+
+
+def truncated(run: Path) -> None:
+    content = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(content[:-100])
+
+
+def foreign(run: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, run / "model.safetensors")
+
+
+def another_model(run: Path) -> None:
+    save_model(Transformer(TransformerConfig(300, 16, 2, 32, 1)), run / "model.safetensors")
+
+
+def weights_of_another(run: Path) -> None:
+    weights = Transformer(TransformerConfig(300, 16, 2, 32, 1)).state_dict()
+    save_tensors(run / "model.safetensors", weights, {"model": read_config(run)["model"]})
+
+
+def another_tokenizer(run: Path) -> None:
+    words = ["abab"] * 3
+    from transformer.data import Tokenizer
+
+    Tokenizer.train(words, 260).save(run / "tokenizer.json")
+
+
+def broken_tokenizer(run: Path) -> None:
+    (run / "tokenizer.json").write_text('{"a": 1}')
+
+
+def broken_config(run: Path) -> None:
+    (run / "config.json").write_text('{"settings": ')
+
+
+def no_model(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "wanted"),
+    [
+        (truncated, "model.safetensors is damaged"),
+        (foreign, "not a file of this package"),
+        (another_model, "config.json"),
+        (weights_of_another, "model.safetensors"),
+        (another_tokenizer, "tokenizer.json"),
+        (broken_tokenizer, "tokenizer.json"),
+        (broken_config, "config.json is damaged"),
+        (no_model, "no model"),
+    ],
+)
+def test_a_spoilt_run_is_not_used(
+    whole: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil,
+    wanted: str,
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in whole.run.iterdir():
+        (run / path.name).write_bytes(path.read_bytes())
+    spoil(run)
+    feed(monkeypatch, b"1 2 3\n")
+    status, out, err = call(f"translate --run {run} --device cpu", capsys)
+    assert status == 1 and out == "" and wanted in err and err.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_damaged_is_not_gone_on_with(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in whole.run.iterdir():
+        (run / path.name).write_bytes(path.read_bytes())
+    content = bytearray((run / "checkpoint.safetensors").read_bytes())
+    content[-5000] ^= 1
+    (run / "checkpoint.safetensors").write_bytes(content)
+    status, _, err = call(f"train --run {run}", capsys)
+    assert status == 1 and "checkpoint.safetensors is damaged" in err
+    assert (run / "checkpoint.safetensors").read_bytes() == content
+
+
+def test_a_directory_with_other_things_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    status, _, err = call(["train", *command(tmp_path, "run")], capsys)
+    assert status == 1 and "thesis.txt" in err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_prompt_translates_until_it_ends(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["2 0 1", ""])
+
+    def ask(prompt: str) -> str:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", ask)
+    status, out, _ = call(f"translate --run {whole.run} --device cpu", capsys)
+    assert status == 0 and out.count("\n") == 3
+
+
+def test_metrics_are_json_lines(whole: SimpleNamespace) -> None:
+    lines = (whole.run / "metrics.jsonl").read_text().splitlines()
+    assert len([json.loads(line) for line in lines]) == 12
+    assert runs.RunTrainer.stopping is False

@@ -1,0 +1,123 @@
+"""Corpora and sizes by name, and how they are trained.
+
+Chapter: On a GPU, and on many
+Exported from chapters/12_gpu.md; edit it there, not here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from transformer.config import TransformerConfig
+from transformer.corpora import fragment_corpus, numbers_corpus
+from transformer.data import Corpus
+from transformer.downloads import multi30k, read_pairs, split_by_source, tatoeba
+from transformer.training import TrainingConfig
+
+__all__ = [
+    "CORPORA",
+    "LONGEST",
+    "RECIPES",
+    "Recipe",
+    "SIZES",
+    "configs_for",
+    "load_corpus",
+    "recipe_for",
+    "settings_for",
+]
+
+CORPORA: dict[str, Callable[[], Corpus]] = {
+    "numbers": numbers_corpus,
+    "fragment": fragment_corpus,
+    "multi30k": multi30k,
+    "tatoeba": tatoeba,
+}
+
+LONGEST = 256  # tokens of a sentence: longer ones are neither learned from nor translated
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"d_model": 128, "num_heads": 4, "d_ff": 256},
+    "small": {"d_model": 256, "num_heads": 4, "d_ff": 1024},
+    "base": {},
+    "big": {"d_model": 1024, "num_heads": 16, "d_ff": 4096},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a corpus is trained on, unless the command line says otherwise."""
+
+    vocab_size: int
+    steps: int
+    max_tokens: int
+    peak_rate: float
+    warmup: int
+    num_layers: int
+    dropout: float
+    schedule: Literal["paper", "linear"] = "linear"
+
+
+RECIPES = {  # of the size tiny; "files" is for everybody's own
+    "numbers": Recipe(320, 1000, 1000, 2e-3, 100, 2, 0.0),
+    "fragment": Recipe(860, 2700, 1000, 2e-3, 200, 2, 0.0),
+    "multi30k": Recipe(10_000, 12_000, 4000, 3e-3, 1000, 4, 0.3),
+    "tatoeba": Recipe(10_000, 20_000, 4000, 3e-3, 1000, 4, 0.1),
+    "files": Recipe(10_000, 10_000, 4000, 3e-3, 1000, 4, 0.3),
+}
+
+
+def recipe_for(corpus: str, size: str) -> Recipe:
+    """The recipe of a corpus for a size; base and big are trained as in the paper."""
+    recipe = RECIPES.get(corpus, RECIPES["files"])
+    if size == "small":
+        return replace(recipe, num_layers=3, dropout=0.1, peak_rate=recipe.peak_rate / 2)
+    paper: dict[str, Any] = {
+        "num_layers": 6,
+        "schedule": "paper",
+        "max_tokens": 25_000,
+        "warmup": 4000,
+    }
+    if size == "base":
+        return replace(recipe, **paper, steps=100_000, dropout=0.1)
+    if size == "big":
+        return replace(recipe, **paper, steps=300_000, dropout=0.3)
+    return recipe
+
+
+def settings_for(options: dict[str, Any]) -> dict[str, Any]:
+    """Every setting of a run: what was asked for, and the recipe's word on the rest."""
+    defaults: dict[str, Any] = {"corpus": ["numbers"], "size": "tiny", "seed": 0}
+    chosen = defaults | options
+    settings = chosen | asdict(recipe_for(chosen["corpus"][0], chosen["size"])) | options
+    tenth = max(1, settings["steps"] // 10)
+    settings["warmup"] = options.get("warmup", min(settings["warmup"], tenth))
+    settings["every"] = options.get("every", min(500, tenth))
+    return settings
+
+
+def configs_for(settings: dict[str, Any], vocab_size: int) -> tuple[TransformerConfig, TrainingConfig]:
+    """The settings as the model and the trainer take them; ValueError if they cannot be."""
+    sizes = SIZES[settings["size"]] | {"num_layers": settings["num_layers"]}
+    names = {field.name for field in fields(TrainingConfig)} & settings.keys()
+    training = TrainingConfig(**{name: settings[name] for name in names})
+    return TransformerConfig(vocab_size, dropout=settings["dropout"], **sizes), training
+
+
+def load_corpus(names: Sequence[str]) -> tuple[Corpus, int]:
+    """The corpus of that name, or of two files, and how many pairs of these are skipped.
+
+    Skipped is a pair of which one side is empty. By their source sentences, a fiftieth
+    of the others each is for validation and test. ValueError if that leaves none.
+    """
+    if len(names) == 1 and names[0] in CORPORA:
+        return CORPORA[names[0]](), 0
+    if len(names) != 2:
+        known = ", ".join(CORPORA)
+        raise ValueError(f"unknown corpus {' '.join(names)}: choose {known}, or give SOURCE TARGET")
+    pairs = read_pairs(*names)
+    whole = [pair for pair in pairs if all(pair)]
+    corpus = split_by_source(whole)
+    if not (corpus.train and corpus.validation and corpus.test):
+        raise ValueError(f"{names[0]}: {len(whole)} pairs are too few to hold some out for tests")
+    return corpus, len(pairs) - len(whole)

@@ -1,0 +1,142 @@
+"""The files in a run's directory.
+
+Chapter: On a GPU, and on many
+Exported from chapters/12_gpu.md; edit it there, not here.
+"""
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transformer.checkpoints import load_model
+from transformer.config import TransformerConfig
+from transformer.data import Tokenizer
+from transformer.files import write_whole
+from transformer.model import Transformer
+from transformer.recipes import settings_for
+
+__all__ = [
+    "draw_curve",
+    "load_run",
+    "open_run",
+    "read_config",
+    "read_metrics",
+    "read_tokenizer",
+    "this_machine",
+    "write_config",
+]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says of a run; ValueError if it is not there or not ours."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"there is no run in {folder}: {path.name} is missing")
+    try:
+        config = json.loads(path.read_bytes())
+        return {name: config[name] for name in ("settings", "model", "sessions")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of this package") from error
+
+
+def write_config(
+    folder: Path,
+    settings: dict[str, Any],
+    config: TransformerConfig,
+    session: dict[str, Any],
+) -> None:
+    """Write config.json; a session says from which step, on what and with what a run went on."""
+    sessions = read_config(folder)["sessions"] if (folder / "config.json").exists() else []
+    content = {
+        "settings": settings,
+        "model": asdict(config),
+        "sessions": [*sessions, session],
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(folder / "config.json", lambda part: part.write_text(text))
+
+
+def this_machine(device: torch.device, *, bf16: bool) -> dict[str, Any]:
+    """Device, number format, threads and versions, for the record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}, {name}",
+        "dtype": "float32, computed in bfloat16" if bf16 else "float32",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def open_run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run in a folder, old or new; ValueError if the options differ."""
+    if (folder / "config.json").exists():
+        settings = read_config(folder)["settings"]
+        for name, value in options.items():
+            if settings[name] != value:
+                raise ValueError(
+                    f"{folder} was started with {name} {settings[name]}, not {value}: "
+                    "leave it out to go on, or choose another --run"
+                )
+        return settings
+    for path in sorted(folder.glob("*")):
+        if path.name != "tokenizer.json" and path.suffix != ".part":
+            raise ValueError(f"{folder} is not a run's directory: it holds {path.name}")
+    return settings_for(options)
+
+
+def read_metrics(folder: Path, until: float = math.inf) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, up to a step."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """A run's tokenizer; ValueError if it is damaged."""
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.load(path)
+    except Exception as error:  # the library knows no narrower kind
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
+
+
+def draw_curve(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Training and validation loss by step, and exact match; ImportError without matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [entry["step"] for entry in metrics]
+    for name in ("loss", "validation_loss"):
+        left.plot(steps, [entry[name] for entry in metrics], label=name.replace("_", " "))
+    right.plot(steps, [100 * entry["exact_match"] for entry in metrics], "o-", color="C2")
+    left.set(xlabel="step", ylabel="nats per token")
+    right.set(xlabel="step", ylabel="exact match, in %", ylim=(0, 104))
+    left.legend()
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=150))
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
+    """A run's best model and its tokenizer; ValueError if they are not what config.json says."""
+    config, path = read_config(folder), folder / "model.safetensors"
+    if not path.exists():
+        raise ValueError(f"there is no model in {folder} yet: train until the first report")
+    try:
+        model = load_model(path)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold the weights that it names") from error
+    for name, value in asdict(model.config).items():
+        if config["model"].get(name) != value:
+            wanted = config["model"].get(name)
+            raise ValueError(f"{path} has {name} {value}, but config.json {name} {wanted}")
+    tokenizer = read_tokenizer(folder)
+    if len(tokenizer) != model.config.vocab_size:
+        vocab_size = model.config.vocab_size
+        raise ValueError(f"tokenizer.json has {len(tokenizer)} pieces, but the model {vocab_size}")
+    return model.to(device), tokenizer
