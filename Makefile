@@ -21,7 +21,7 @@ book: $(INSTALLED) ## execute the chapters that changed and build the site (FORC
 # nbval comes first: it compares the notebooks as they are committed, before anything could execute them anew
 test: $(INSTALLED) ## run every code cell again and compare its output, then run the tests
 	@$(BIN)/pytest --nbval --nbval-current-env -n auto --dist loadfile chapters
-	@$(BIN)/pytest tests --ignore=tests/test_site.py
+	@$(BIN)/pytest -n auto --dist loadfile --ignore=tests/test_site.py tests
 
 test-site: book ## open every page of the site in Chromium, which has to be installed
 	@$(BIN)/pytest -n auto tests/test_site.py

@@ -415,6 +415,19 @@ def test_a_new_torch_executes_everything(book: Path) -> None:
     )
 
 
+def test_a_new_record_executes_the_chapter_that_reads_it(book: Path) -> None:
+    edit(book, "04_heads", "quarter(1)", "'records/gpu.json'; quarter(1)")
+    assert build(book) == ["04_heads"]
+    records = book / "chapters" / "records"
+    records.mkdir()
+    (records / "other.json").write_text("{}")
+    assert build(book) == []
+    for content in ("{}", "[]"):
+        (records / "gpu.json").write_text(content)
+        assert build(book) == ["04_heads"]
+    assert build(book) == []
+
+
 def test_a_tampered_notebook_is_executed_again(book: Path) -> None:
     path = book / "chapters" / "05_masks.ipynb"
     before = path.read_bytes()

@@ -58,12 +58,16 @@ def code_of(path: Path) -> str:
 
 
 def fingerprint(chapter: Chapter, root: Path = ROOT) -> str:
-    """What a chapter's outputs depend on: its code, its tags, the modules that it imports, and torch."""
+    """What a chapter's outputs depend on: its code and tags, the modules and records that it uses, torch."""
     code = [[cell.source, tags(cell)] for cell in chapter.code_cells]
-    paths = sorted(imported_modules("\n".join(source for source, _ in code), root))
+    source = "\n".join(source for source, _ in code)
+    paths = sorted(imported_modules(source, root))
     constraints = (root / "constraints.txt").read_text(encoding="utf-8")
     torch = re.findall(r"^torch==.*$", constraints, re.MULTILINE)
     parts = [code, [[path.name, code_of(path)] for path in paths], torch]
+    for record in sorted((root / "chapters" / "records").glob("*.json")):
+        if "records" in source and record.stem in source:
+            parts.append([record.name, record.read_text(encoding="utf-8")])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

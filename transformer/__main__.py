@@ -27,7 +27,7 @@ __all__ = ["main"]
 _EXAMPLES = """\
 examples:
   python -m transformer train                      numbers, in a minute or two on a CPU
-  python -m transformer translate                  type "twenty-one"
+  python -m transformer translate                  type "forty-two thousand nine"
   python -m transformer evaluate
   python -m transformer train --corpus my.en my.de --run runs/mine --steps 5000
   python -m transformer train --run runs/mine      go on where it was stopped
