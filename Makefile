@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book test test-site lint chapter serve clean
+.PHONY: help book test lint chapter serve clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -21,10 +21,7 @@ book: $(INSTALLED) ## execute the chapters that changed and build the site (FORC
 # nbval comes first: it compares the notebooks as they are committed, before anything could execute them anew
 test: $(INSTALLED) ## run every code cell again and compare its output, then run the tests
 	@$(BIN)/pytest --nbval --nbval-current-env -n auto --dist loadfile chapters
-	@$(BIN)/pytest -n auto --dist loadfile --ignore=tests/test_site.py tests
-
-test-site: book ## open every page of the site in Chromium, which has to be installed
-	@$(BIN)/pytest -n auto tests/test_site.py
+	@$(BIN)/pytest -n auto --dist loadfile tests
 
 lint: $(INSTALLED) ## style and types
 	@$(BIN)/ruff check .

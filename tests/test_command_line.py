@@ -188,7 +188,7 @@ def test_the_same_command_does_nothing_more_and_others_are_refused(
 def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
     whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = parallel.ParallelTrainer.update
+    update, before = parallel.ParallelTrainer.update, signal.getsignal(signal.SIGINT)
 
     def interrupted(self: parallel.ParallelTrainer, batch: Batch) -> None:
         if self.step == 10:
@@ -201,7 +201,7 @@ def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
     run = whole.folder / "stopped"
     assert status == 130 and f"train --run {run}" in out
     assert len(load_tensors(run / "checkpoint.safetensors")[0]["losses"]) == 11
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert call(f"train --run {run}", capsys)[0] == 0
     same(run, whole.run)
 
