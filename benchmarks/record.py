@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from transformer.files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "chapters" / "records"
 
@@ -57,7 +59,5 @@ def save_runs(path: Path, about: str, settings: Run, runs: list[Run]) -> None:
     """Write the record, one run a line, whole or not at all."""
     lines = ",\n  ".join(json.dumps(run, ensure_ascii=False) for run in runs)
     head = f'"about": {json.dumps(about)},\n "settings": {json.dumps(settings)}'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(f'{{{head},\n "runs": [\n  {lines}\n ]}}\n', encoding="utf-8")
-    part.replace(path)
+    text = f'{{{head},\n "runs": [\n  {lines}\n ]}}\n'
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

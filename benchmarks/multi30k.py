@@ -1,0 +1,61 @@
+"""Score a training on Multi30k, and record it.
+
+Train first, with the package's own command (`python -m transformer train --corpus multi30k --run RUN …`). Then
+this translates the test set with a beam of 5 and scores it in both usual ways: as people write, and without
+regard to capitals, as in the papers. Writes chapters/records/multi30k.json. The data are downloaded, or read
+from MULTI30K_DIR.
+
+    python benchmarks/multi30k.py runs/multi30k-tiny --recipe tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from record import RECORDS, Run, load_runs, provenance, save_runs
+
+from transformer.decoding import translate
+from transformer.downloads import multi30k
+from transformer.evaluation import Bleu, bleu
+from transformer.parallel import pick_device
+from transformer.run_files import load_run, read_config, read_metrics
+
+PATH = RECORDS / "multi30k.json"
+ABOUT = "Multi30k, English to German: trained on the training split, scored once on test_2016_flickr."
+SETTINGS: Run = {"beam": 5}
+
+
+def scored(folder: Path, recipe: str) -> Run:
+    """Translate the test set with the model of a run, and say how good that is and where it comes from."""
+    model, tokenizer = load_run(folder, pick_device())
+    config, metrics = read_config(folder), read_metrics(folder)
+    if metrics[-1]["step"] < config["settings"]["steps"]:
+        raise SystemExit(f"{folder}: the training has only come to step {metrics[-1]['step']}")
+    sources, wanted = zip(*multi30k().test, strict=True)
+    said = translate(model, tokenizer, sources, beam=SETTINGS["beam"])
+    seconds = sum(entry["seconds"] for entry in metrics)
+    origin = provenance(config["settings"]["seed"], seconds) | config["sessions"][-1]
+    return {
+        "recipe": recipe,
+        "settings": config["settings"],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "validation_loss": min(entry["validation_loss"] for entry in metrics),
+        "bleu": bleu(said, wanted),
+        "lowercased": bleu(said, wanted, lowercase=True),
+        "provenance": origin,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the directory of a training that has come to its end")
+    parser.add_argument("--recipe", required=True, help="what the book calls it")
+    chosen = parser.parse_args()
+    new = scored(chosen.run, chosen.recipe)
+    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new])
+    print(Bleu(*new["bleu"]), Bleu(*new["lowercased"]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
