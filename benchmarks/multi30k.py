@@ -1,6 +1,6 @@
 """Score a training on Multi30k, and record it.
 
-Train first, with the package's own command (`python -m transformer train --corpus multi30k --run RUN …`). Then
+Train first, with the package's own command (`python -m transformer train --corpus multi30k --run RUN`). Then
 this translates the test set with a beam of 5 and scores it in both usual ways: as people write, and without
 regard to capitals, as in the papers. Writes chapters/records/multi30k.json. The data are downloaded, or read
 from MULTI30K_DIR.
