@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book test lint chapter serve clean
+.PHONY: help book test test-site pdf lint chapter serve clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -15,13 +15,23 @@ book: $(INSTALLED) ## execute the chapters that changed and build the site (FORC
 	@$(BIN)/python tools/execute.py $(if $(FORCE),--force)
 	@echo "building the site"
 	@mkdir -p _build
+	@$(BIN)/python tools/export_web.py chapters/models/fragment book/assets/demo/fragment-model.js
 	@$(BIN)/jupyter-book build -q -W -n --keep-going --all . >_build/log 2>&1 || { cat _build/log; exit 1; }
 	@echo "open $(CURDIR)/_build/html/index.html"
 
 # nbval comes first: it compares the notebooks as they are committed, before anything could execute them anew
 test: $(INSTALLED) ## run every code cell again and compare its output, then run the tests
 	@$(BIN)/pytest --nbval --nbval-current-env -n auto --dist loadfile chapters
-	@$(BIN)/pytest -n auto --dist loadfile tests
+	@$(BIN)/pytest -n auto --dist loadfile --ignore-glob='*/test_site*' tests
+	@echo "not tested: the site, for that needs a browser and takes minutes: make test-site"
+
+test-site: book ## open every page of the site in Chromium, which has to be installed
+	@$(BIN)/pytest -n auto tests/test_site*.py
+
+pdf: book ## print the whole book into one PDF with Chromium
+	@echo "setting the book on one page"
+	@$(BIN)/jupyter-book build -q -W -n --keep-going --builder singlehtml . >_build/log 2>&1 || { cat _build/log; exit 1; }
+	@$(BIN)/python tools/print_book.py
 
 lint: $(INSTALLED) ## style and types
 	@$(BIN)/ruff check .

@@ -26,10 +26,11 @@ import transformer.multi_head
 from transformer.attention import fused_attention, scaled_dot_product_attention
 from transformer.config import TransformerConfig
 from transformer.data import Batch, Example
+from transformer.devices import pick_device, rounded
 from transformer.files import write_whole
 from transformer.flops import step_flops
 from transformer.model import Transformer
-from transformer.parallel import ParallelTrainer, pick_device, rounded
+from transformer.parallel import ParallelTrainer
 from transformer.training import TrainingConfig, batches_from
 
 # the makers' figures for dense bfloat16 products, in operations a second: one yardstick for all rows

@@ -16,9 +16,9 @@ from pathlib import Path
 from record import RECORDS, Run, load_runs, provenance, save_runs
 
 from transformer.decoding import translate
+from transformer.devices import pick_device
 from transformer.downloads import multi30k
 from transformer.evaluation import Bleu, bleu
-from transformer.parallel import pick_device
 from transformer.run_files import load_run, read_config, read_metrics
 
 PATH = RECORDS / "multi30k.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import os
 import re
@@ -29,12 +28,19 @@ def inline_svg(svg: str, prefix: str, alt: str = "") -> str:
     """The SVG as a part of the page: with unique ids and alternative text, without what only a file needs."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"(?s)<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg)
+    svg = re.sub(r'(?s)\s(?:d|x|y)="[^"]*"', lambda value: re.sub(r"(\.\d\d)\d+", r"\1", value[0]), svg)
+    svg = re.sub(r">\s*\n\s*<", "><", svg)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r'\sid="([^"]*)"', lambda name: f' id="{prefix}{name[1]}"' if name[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
     if "aria-label" not in svg[: svg.index(">")]:
         svg = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
     return svg
+
+
+def new_prefix(env: BuildEnvironment) -> str:
+    """What makes the ids of a drawing its own, also on the one page of the PDF: `03-1-`, `03-2-` …"""
+    return f"{Path(env.docname).name[:2]}-{env.new_serialno('figure')}-"
 
 
 class InlineFigures(SphinxTransform):
@@ -49,7 +55,7 @@ class InlineFigures(SphinxTransform):
             alt = plain[0].strip("'\" ") if plain else ""
             for image in list(output.findall(nodes.image)):
                 svg = Path(self.env.srcdir, image["uri"].lstrip("/")).read_text(encoding="utf-8")
-                svg = inline_svg(svg, f"figure{self.env.new_serialno('figure')}-", alt)
+                svg = inline_svg(svg, new_prefix(self.env), alt)
                 if not re.search('aria-label="[^"<&]', svg):
                     logger.warning("a figure without alternative text", location=output)
                 image.replace_self(nodes.raw("", svg, format="html"))
@@ -63,8 +69,37 @@ class Picture(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         relative, path = self.env.relfn2path(self.arguments[0])
         self.env.note_dependency(relative)
-        svg = inline_svg(Path(path).read_text(encoding="utf-8"), f"picture{self.env.new_serialno('figure')}-")
+        svg = inline_svg(Path(path).read_text(encoding="utf-8"), new_prefix(self.env))
         return [nodes.container("", nodes.raw("", svg, format="html"), classes=["picture"])]
+
+
+class Demo(SphinxDirective):
+    """`{demo} name`: an element `<demo-name>`, which demo/name.js brings to life, and its body till then."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        self.assert_has_content()
+        name = self.arguments[0]
+        scripts = {script.stem for script in Path(self.env.srcdir, "book", "assets", "demo").glob("*.js")}
+        if name not in scripts - {"parts"}:
+            raise self.error(f"there is no demo in book/assets/demo/{name}.js")
+        fallback = self.parse_content_to_nodes()
+        self.env.metadata[self.env.docname].setdefault("demos", []).append(name)
+        start, end = f'<demo-{name} class="demo">', f"</demo-{name}>"
+        return [nodes.raw("", start, format="html"), *fallback, nodes.raw("", end, format="html")]
+
+
+def add_demo_files(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give a page with demos their scripts and style sheets, and no other page."""
+    demos = app.env.metadata.get(pagename, {}).get("demos", [])
+    for name in ["demo", "parts", *dict.fromkeys(demos)] if demos else []:
+        for file in sorted(Path(app.srcdir, "book", "assets", "demo").glob(f"{name}.*")):
+            if file.suffix == ".js":
+                app.add_js_file(f"demo/{file.name}", loading_method="defer")
+            elif file.suffix == ".css":
+                app.add_css_file(f"demo/{file.name}")
 
 
 def resolve_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -125,55 +160,14 @@ def link_repository(app: Sphinx, config: Any) -> None:
             }
 
 
-# What the pages are better without: the theme's icon script (1.5 MB; a web font draws the icons), labels that
-# contradict the text they label, roles that are out of date
-UNWANTED = "|".join(
-    (
-        r"<script[^>]*fontawesome\.js[^>]*></script>",
-        r'(?<=<summary) aria-label="[^"]*"',
-        r'(?<=title="Search") aria-label="Search"',
-        r' role="doc-\w+"',
-        r' role="list"(?= class="citation-list")',
-    )
-)
-INDEX = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8"><title>{title}</title>
-<link rel="icon" href="{icon}"><meta http-equiv="refresh" content="0; url={page}">
-</head>
-<body><main><h1><a href="{page}">{title}</a></h1></main></body>
-</html>
-"""
+def share_visitors(app: Sphinx) -> None:
+    """Let the one page of the PDF be written as the others are.
 
-
-def embed_fonts(css: Path) -> None:
-    """Put the fonts of nearly every formula into KaTeX's style sheet: no page shifts when they arrive."""
-    text = css.read_text(encoding="utf-8")
-    for font in ("Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular"):
-        name = f"fonts/KaTeX_{font}.woff2"
-        content = base64.b64encode((css.parent / name).read_bytes()).decode()
-        text = text.replace(f"url({name})", f"url(data:font/woff2;base64,{content})")
-    css.write_text(text, encoding="utf-8")
-
-
-def tidy(app: Sphinx, exception: Exception | None) -> None:
-    """Take out of the built site what nobody needs, and make its front door a proper page."""
-    if exception or app.builder.name != "html":
-        return
-    out = Path(app.outdir)
-    for page in out.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(UNWANTED, "", text), encoding="utf-8")
-    for unused in [*out.glob("_static/**/*.map"), *out.glob("_static/scripts/fontawesome.js*")]:
-        unused.unlink(missing_ok=True)
-    embed_fonts(out / "_static" / "katex" / "katex.min.css")
-    index = INDEX.format(
-        title=app.config.html_title,
-        page=app.builder.get_target_uri(app.config.root_doc),
-        icon=f"_static/{Path(app.config.html_favicon).name}",
-    )
-    (out / "index.html").write_text(index, encoding="utf-8")
+    Sphinx looks under `html` only if nothing is registered under the builder's own name, and sphinx-exercise
+    registers its nodes there.
+    """
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers["html"] | handlers.get("singlehtml", {})
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -185,7 +179,11 @@ def setup(app: Sphinx) -> dict[str, bool]:
     TocTreeCollector.assign_section_numbers = number_chapters  # type: ignore[method-assign]
     app.add_transform(InlineFigures)
     app.add_directive("picture", Picture)
+    app.add_directive("demo", Demo)
     app.connect("config-inited", link_repository)
+    app.connect("builder-inited", share_visitors)
     app.connect("doctree-resolved", resolve_links)
-    app.connect("build-finished", tidy)
+    app.connect("html-page-context", add_demo_files)
+    app.setup_extension("book.notes")
+    app.setup_extension("book.tidy")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

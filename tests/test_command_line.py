@@ -3,6 +3,8 @@
 There are KILLS kills, every second one while a checkpoint is written: 3, or what the environment says.
 """
 
+import errno
+import fcntl
 import io
 import json
 import math
@@ -23,12 +25,16 @@ from safetensors.torch import save_file
 
 from transformer import parallel, runs
 from transformer.__main__ import main
-from transformer.checkpoints import load_model, load_tensors, save_model, save_tensors
+from transformer.checkpoints import load_tensors, save_model, save_tensors
+from transformer.commands import scores
 from transformer.config import TransformerConfig
-from transformer.data import Batch
+from transformer.corpora import numbers_corpus
+from transformer.data import Batch, Tokenizer
+from transformer.evaluation import average_weights
 from transformer.model import Transformer
 from transformer.recipes import RECIPES, SIZES, configs_for, load_corpus, settings_for
 from transformer.run_files import read_config, read_metrics
+from transformer.run_models import choose_model, chosen, keep_model, last_models
 
 KILLS = int(os.environ.get("KILLS", "3"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMER_CHECK_SHAPES": "0"}
@@ -36,7 +42,7 @@ TRAIN = "--steps 24 --every 2 --max-tokens 400 --vocab-size 300 --dropout 0.2".s
 
 
 def write_corpus(folder: Path) -> None:
-    lines = [" ".join(str(n)) for n in range(200, 500)]
+    lines = [" ".join(str(n)) for n in range(2000, 2300)]
     (folder / "a.txt").write_text("\n".join(lines))
     (folder / "b.txt").write_text("\n".join(" ".join(reversed(line.split())) for line in lines))
 
@@ -53,8 +59,8 @@ def start(folder: Path, run: str) -> subprocess.Popen[str]:
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
-    names = ("checkpoint", "model")
-    files = {name: load_tensors(run / f"{name}.safetensors")[0] for name in names}
+    """Every tensor of the checkpoint, the run's model and the last models."""
+    files = {path.name: load_tensors(path)[0] for path in run.glob("*.safetensors")}
     return {f"{name} {key}": tensor for name, each in files.items() for key, tensor in each.items()}
 
 
@@ -64,7 +70,7 @@ def same(ours: Path, theirs: Path) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     timeless = [
         [
-            {name: value for name, value in entry.items() if name != "tokens_per_second"}
+            {name: value for name, value in entry.items() if name not in ("seconds", "tokens_per_second")}
             for entry in read_metrics(run)
         ]
         for run in (ours, theirs)
@@ -133,27 +139,147 @@ def test_kill_9_at_any_moment_and_in_a_write_changes_nothing(whole: SimpleNamesp
     print(f"{killed} kills, {number} runs")
 
 
+DEADLY = """
+import os, pathlib, signal, sys
+import transformer.runs
+from transformer.__main__ import main
+
+transformer.runs.held_out_loss = lambda *_: 0.5  # of the average: so it is the best
+replace, name, moment, left = pathlib.Path.replace, sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def deadly(self, target):
+    global left
+    due = left == 0 and target.name == name
+    if due and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(self, target)
+    if due:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= left > 0 and target.name == "checkpoint.safetensors"
+
+pathlib.Path.replace = deadly
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def test_kill_9_after_the_last_checkpoint_changes_nothing(whole: SimpleNamespace) -> None:
+    """All steps are done; the average is written and noted, and each time the process is killed."""
+    run = whole.folder / "late"
+    for name, moment, checkpoints in (
+        ("model.safetensors", "before", 12),
+        ("model.safetensors", "after", 0),
+        ("metrics.jsonl", "before", 0),
+        ("nothing", "ever", 0),
+    ):
+        words = [sys.executable, "-c", DEADLY, name, moment, str(checkpoints)]
+        words += ["train", *command(whole.folder, "late")]
+        done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        metrics = read_metrics(run)
+        assert len(load_tensors(run / "checkpoint.safetensors")[0]["losses"]) == 24
+        if name == "nothing":
+            assert done.returncode == 0 and f"model.safetensors: {chosen(metrics)}" in done.stdout
+        else:
+            assert done.returncode == -signal.SIGKILL and "average_loss" not in metrics[-1], done.stderr
+    assert metrics[-1]["average_loss"] == 0.5 and "average" in chosen(metrics)
+    mean = average_weights([load_tensors(path)[0] for path in last_models(run, metrics)])
+    ours, theirs = tensors(run), tensors(whole.run)
+    theirs |= {f"model.safetensors {name}": tensor for name, tensor in mean.items()}
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_second_training_in_a_directory_is_refused(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = whole.folder / "twice"
+    first = start(whole.folder, "twice")
+    while first.poll() is None and not (run / "config.json").exists():
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # it is at work, and has all the time of the world
+    try:
+        status, _, err = call(f"train --run {run}", capsys)
+        assert status == 1 and f"another training is at work in {run}" in err and err.count("\n") == 1
+    finally:
+        first.kill()  # and leaves its lock behind, one should think
+        first.communicate()
+    assert call(f"train --run {run} --device cpu", capsys)[0] == 0
+    same(run, whole.run)
+
+
+def test_where_there_are_no_locks_training_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "as some file systems of clusters answer")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_corpus(tmp_path)
+    assert call(["train", *command(tmp_path, "run", "--steps", "1")], capsys)[0] == 0
+
+
+def test_what_someone_else_left_behind_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer without a config.json is of a run that never began, perhaps on another corpus."""
+    write_corpus(tmp_path)
+    Tokenizer.train(["abab"] * 3, 260).save(tmp_path / "run" / "tokenizer.json")
+    options = command(tmp_path, "run", "--steps", "1")
+    assert call(["train", *options], capsys)[0] == 0
+    assert len(Tokenizer.load(tmp_path / "run" / "tokenizer.json")) > 260
+
+
 def test_a_run_directory_holds_all_that_is_promised(whole: SimpleNamespace) -> None:
     names = {path.name for path in whole.run.iterdir()}
     wanted = {"config.json", "tokenizer.json", "checkpoint.safetensors", "model.safetensors", "metrics.jsonl"}
-    assert names == wanted | {"curve.png"}
+    last = {f"model-{step}.safetensors" for step in (16, 18, 20, 22, 24)}
+    assert names == wanted | last | {"curve.png", "lock"}
     config = read_config(whole.run)
     [session] = config["sessions"]
     assert session["device"].startswith("cpu") and session["dtype"] == "float32"
     assert session["torch"] == torch.__version__ and config["settings"]["seed"] == 0
     metrics = read_metrics(whole.run)
     assert [entry["step"] for entry in metrics] == list(range(2, 25, 2))
-    assert set(metrics[0]) == {"step", "loss", "rate", "tokens_per_second", "validation_loss", "exact_match"}
-    best = min(entry["validation_loss"] for entry in metrics)
-    step = next(entry["step"] for entry in metrics if entry["validation_loss"] == best)
-    assert f"model.safetensors: step {step}," in whole.out
-    if step == 24:
-        final, kept = (
-            load_model(whole.run / "checkpoint.safetensors"),
-            load_model(whole.run / "model.safetensors"),
-        )
-        for a, b in zip(final.parameters(), kept.parameters(), strict=True):
-            assert torch.equal(a, b)
+    measured = {"loss", "rate", "seconds", "tokens_per_second", "validation_loss", "exact_match"}
+    assert set(metrics[0]) == {"step"} | measured
+    assert set(metrics[-1]) - set(metrics[0]) == {"average_loss"}
+    assert f"model.safetensors: {chosen(metrics)}" in whole.out
+
+
+@pytest.mark.parametrize("average", [3.5, 4.0, 5.0, math.nan])
+def test_the_best_of_all_is_kept_and_no_more_than_five_others(tmp_path: Path, average: float) -> None:
+    def small(value: float) -> Transformer:
+        model = Transformer(TransformerConfig(300, 8, 1, 8, 1))
+        model.embedding.weight.data[:] = value
+        return model
+
+    def value_of(path: Path) -> float:
+        return load_tensors(path)[0]["embedding.weight"][0, 0].item()
+
+    metrics: list[dict[str, float]] = []
+    for step, loss in enumerate([9, 8, 4, 6, 7, 5, 4, 6], start=1):
+        metrics.append({"step": step, "validation_loss": loss})
+        keep_model(tmp_path, small(step), metrics)
+        keep_model(tmp_path, small(step), metrics)  # as after a kill
+        assert len(list(tmp_path.iterdir())) == min(step, 5) + 1
+    assert value_of(tmp_path / "model.safetensors") == 3  # the first of the two with 4
+    asked = []
+
+    def loss_of(model: Transformer) -> float:
+        asked.append(model.embedding.weight[0, 0].item())
+        return average
+
+    choose_model(tmp_path, metrics, loss_of)
+    choose_model(tmp_path, metrics, loss_of)
+    assert asked == [(4 + 5 + 6 + 7 + 8) / 5]  # once
+    assert value_of(tmp_path / "model.safetensors") == (6 if average < 4 else 3)
+    assert ("average" in chosen(metrics)) == (average < 4) and "step 3," in chosen(metrics)
+
+
+def test_one_report_has_no_average(tmp_path: Path) -> None:
+    """Nor has a run of an earlier version, which kept no models."""
+    metrics = [{"step": step, "validation_loss": 1.0} for step in range(6)]
+    for some in (metrics[:1], metrics):
+        choose_model(tmp_path, some, lambda model: pytest.fail("asked"))
 
 
 def call(text: str | list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -309,6 +435,24 @@ def test_usage_errors_are_2(text: str, capsys: pytest.CaptureFixture[str]) -> No
     assert status == 2 and "usage" in err
 
 
+def test_batches_too_small_for_any_sentence_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the trainer would look for its first batch for ever."""
+    write_corpus(tmp_path)
+    status, _, err = call(["train", *command(tmp_path, "run", "--max-tokens", "3")], capsys)
+    assert status == 1 and "at most 3 tokens" in err and "--max-tokens" in err
+
+
+def test_compiling_while_shapes_are_checked_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORMER_CHECK_SHAPES", "1")
+    write_corpus(tmp_path)
+    status, _, err = call(["train", *command(tmp_path, "run", "--compile")], capsys)
+    assert status == 1 and "TRANSFORMER_CHECK_SHAPES" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "text", ["train --warmup 900 --steps 800", "train --dropout 1", "train --device abacus"]
 )
@@ -384,12 +528,28 @@ def test_evaluate_prints_its_scores_with_a_signature(
     whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, out, _ = call(f"evaluate --run {whole.run} --device cpu", capsys)
-    assert status == 0 and out.startswith("exact match ") and "tok:13a" in out
+    assert status == 0 and out.startswith("exact match ")
+    exact, cased, lowered = out.splitlines()
+    assert "case:mixed" in cased and "case:lc" in lowered and "tok:13a" in cased and "tok:13a" in lowered
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     status, out, _ = call(f"evaluate --run {whole.run} --split validation", capsys)
     assert status == 0 and "sacrebleu is not installed" in out
     status, _, err = call(f"evaluate --run {whole.run} --split unseen", capsys)
     assert status == 1 and "unseen" in err
+
+
+def test_no_bleu_where_no_reference_has_four_words() -> None:
+    words = [german for _, german in numbers_corpus().validation]
+    assert "BLEU 0.0" not in "".join(scores(words, words)) and "no BLEU" in scores(words, words)[1]
+    three, four = "drei Worte nur", "nun sind es vier"
+    assert len(scores([three], [three])) == 2
+    assert "BLEU 100.0" in scores([three, four], [three, four])[1]
+
+
+def test_bleu_with_and_without_capitals() -> None:
+    wanted = ["Der Hund sieht die Katze .", "Sie schläft in der Sonne ."]
+    exact, cased, lowered = scores([text.lower() for text in wanted], wanted)
+    assert "exact match  0.0 %" in exact and "BLEU 100.0" in lowered and "BLEU 100.0" not in cased
 
 
 def test_without_matplotlib_the_curve_is_missing_and_says_so(
@@ -420,8 +580,6 @@ def weights_of_another(run: Path) -> None:
 
 def another_tokenizer(run: Path) -> None:
     words = ["abab"] * 3
-    from transformer.data import Tokenizer
-
     Tokenizer.train(words, 260).save(run / "tokenizer.json")
 
 

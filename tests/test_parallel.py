@@ -17,16 +17,18 @@ from test_training import examples, model
 
 from transformer.checkpoints import load_tensors
 from transformer.data import Batch, pad
+from transformer.devices import DeviceTrainer, pick_device, rounded
 from transformer.learning import batch_loss
-from transformer.parallel import ParallelTrainer, batch_share, pick_device, rounded
+from transformer.parallel import ParallelTrainer, batch_share, target_tokens
 from transformer.training import Trainer, TrainingConfig, load_checkpoint
 
 SCRIPT = """
 import sys
+import time
 import torch
 from test_training import examples, model
 from transformer.checkpoints import save_tensors
-from transformer.parallel import ParallelTrainer, processes
+from transformer.parallel import ParallelTrainer, first_before_others, processes
 from transformer.training import TrainingConfig, batches_from
 
 config = TrainingConfig(steps=20, max_tokens=int(sys.argv[2]), warmup=4)
@@ -38,6 +40,9 @@ with processes(torch.device("cpu")):
     kept |= trainer.model.state_dict() | {"losses": torch.tensor(trainer.losses, dtype=torch.float64)}
     if trainer.rank == 0:
         save_tensors(sys.argv[1], kept, {})
+    with first_before_others(), open(sys.argv[3], "a") as order:
+        time.sleep(0.5 if trainer.rank == 0 else 0)
+        order.write(str(trainer.rank))
 """
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
@@ -58,9 +63,10 @@ def test_two_processes_give_the_gradients_and_the_weights_of_one(tmp_path: Path)
     (tmp_path / "script.py").write_text(SCRIPT)
     results = []
     for count in (1, 2):
-        command = [*torchrun(count), "script.py", f"{count}.safetensors", "24"]
+        command = [*torchrun(count), "script.py", f"{count}.safetensors", "24", f"order{count}"]
         subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=120, capture_output=True)
         results.append(load_tensors(tmp_path / f"{count}.safetensors")[0])
+    assert [(tmp_path / f"order{count}").read_text() for count in (1, 2)] == ["0", "01"]
     one, two = results
     assert one.keys() == two.keys() and "gradient embedding.weight" in one
     for name, tensor in one.items():
@@ -104,9 +110,13 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
     subprocess.run([*command, "killed"], check=True, timeout=120, **quiet)  # type: ignore[call-overload]
-    one, two = (load_tensors(tmp_path / name / "checkpoint.safetensors")[0] for name in ("whole", "killed"))
-    assert len(one["losses"]) == len(two["losses"]) == 24
-    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
+    assert len(names) == 2 + 5 and "model-24.safetensors" in names
+    for file in names:
+        one, two = (load_tensors(tmp_path / run / file)[0] for run in ("whole", "killed"))
+        assert all(torch.equal(two[name], tensor) for name, tensor in one.items()), file
+    losses, _ = load_tensors(tmp_path / "killed" / "checkpoint.safetensors")
+    assert len(losses["losses"]) == 24
 
 
 if not Path("/proc/self/task").exists():
@@ -141,13 +151,28 @@ def config(**changes: object) -> TrainingConfig:
     return TrainingConfig(**{"steps": 10, "max_tokens": 60, "warmup": 3, **changes})
 
 
-def test_alone_and_without_dropout_it_is_the_trainer() -> None:
-    runs = [kind(model(dropout=0.0), examples(), config()) for kind in (Trainer, ParallelTrainer)]
+@pytest.mark.parametrize("kind", [DeviceTrainer, ParallelTrainer])
+def test_alone_and_without_dropout_it_is_the_trainer(kind: type[DeviceTrainer]) -> None:
+    runs = [kind(model(dropout=0.0), examples(), config()) for kind in (Trainer, kind)]
     for run in runs:
         run.run()
     assert runs[0].losses == runs[1].losses
     for a, b in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_compiling_while_shapes_are_checked_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMER_CHECK_SHAPES", "1")
+    with pytest.raises(ValueError, match="TRANSFORMER_CHECK_SHAPES"):
+        DeviceTrainer(model(), examples(), config(), compile=True)
+    monkeypatch.setenv("TRANSFORMER_CHECK_SHAPES", "0")
+    DeviceTrainer(model(), examples(), config(), compile=True)  # compiles when it first learns
+
+
+def test_target_tokens_are_those_that_must_be_predicted() -> None:
+    target = pad([[1, 5, 6, 2], [1, 2], [1, 5, 2]])
+    assert target_tokens(Batch(target, target)) == 3 + 1 + 2
+    assert target_tokens(Batch(target, target), pad_id=5) == 2 + 3 + 2
 
 
 def test_dropout_depends_on_seed_and_step_only_and_a_run_resumes(tmp_path: Path) -> None:

@@ -428,6 +428,19 @@ def test_a_new_record_executes_the_chapter_that_reads_it(book: Path) -> None:
     assert build(book) == []
 
 
+def test_a_new_file_executes_the_chapter_that_names_it_or_its_folder(book: Path) -> None:
+    script, weights = book / "tools" / "toy.js", book / "chapters" / "models" / "toy" / "weights"
+    for file in (script, weights):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    edit(book, "04_heads", "quarter(1)", "'../tools/toy.js', 'models/toy', 'no/such'; quarter(1)")
+    assert build(book) == ["04_heads"]
+    for file in (script, weights):
+        file.write_text("2")
+        assert build(book) == ["04_heads"]
+    assert build(book) == []
+
+
 def test_a_tampered_notebook_is_executed_again(book: Path) -> None:
     path = book / "chapters" / "05_masks.ipynb"
     before = path.read_bytes()

@@ -52,6 +52,14 @@ def imported_modules(source: str, root: Path) -> set[Path]:
     return found
 
 
+def named_files(source: str, root: Path) -> list[Path]:
+    """The files that some code names by their path from the chapter, and those in folders that it names."""
+    names = re.findall(r"""["']((?:\.\./)?[\w-]+/[\w./-]+)["']""", source)
+    paths = {(root / "chapters" / name).resolve() for name in names}
+    files = {file for path in paths for file in [path, *path.glob("*")] if file.is_file()}
+    return sorted(file for file in files if root.resolve() in file.parents)
+
+
 def code_of(path: Path) -> str:
     """A module without its docstring: that names the chapter's title, which is prose."""
     return path.read_text(encoding="utf-8").split('"""', 2)[-1]
@@ -68,6 +76,8 @@ def fingerprint(chapter: Chapter, root: Path = ROOT) -> str:
     for record in sorted((root / "chapters" / "records").glob("*.json")):
         if "records" in source and record.stem in source:
             parts.append([record.name, record.read_text(encoding="utf-8")])
+    for path in named_files(source, root):
+        parts.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

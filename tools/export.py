@@ -44,11 +44,15 @@ MODULES: dict[str, tuple[int, str]] = {
     "evaluation": (7, "BLEU and exact match."),
     "heads": (7, "What the heads do: maps, importance, pruning."),
     "pretrained": (7, "Public weights in this package's modules."),
-    "parallel": (8, "Training on a GPU, and on many."),
+    "devices": (8, "Training on any device, and what makes it fast there."),
+    "parallel": (9, "Training on many devices at once."),
     "recipes": (8, "Corpora and sizes by name, and how they are trained."),
     "run_files": (9, "The files in a run's directory."),
-    "runs": (10, "Training in a directory: whatever stops it, it goes on."),
-    "__main__": (11, "The command line: `python -m transformer`."),
+    "run_models": (10, "Which of a run's models are kept, and which is the best."),
+    "run_trainer": (11, "A trainer that reports into a run's directory."),
+    "runs": (12, "Training in a directory: whatever stops it, it goes on."),
+    "commands": (13, "What the command line can do: train, evaluate, translate."),
+    "__main__": (14, "The command line: `python -m transformer`."),
 }
 FOLDERS = {"fragment": '"""A small grammar of English and German sentences, and the corpus it writes."""'}
 # `figures` needs matplotlib, an extra; `__main__` is for `python -m`. Folders' modules stay in their folders.

@@ -32,11 +32,7 @@ if os.environ.get("TRANSFORMER_CHECK_SHAPES", "0") != "0":
             "transformer.learning",
             "transformer.checkpoints",
             "transformer.parallel",
-            "transformer.flops",
-            "transformer.recipes",
-            "transformer.run_files",
-            "transformer.runs",
-            "transformer.__main__",
+            "transformer.devices",
             "transformer.decoding",
             "transformer.beam",
             "transformer.evaluation",
@@ -56,10 +52,12 @@ from transformer.beam import (
 )
 from transformer.cached_state import CachedState
 from transformer.checkpoints import load_model, load_tensors, save_model, save_tensors, unprefixed
+from transformer.commands import evaluate_command, scores, train_command, translate_command, translate_lines
 from transformer.config import TransformerConfig
 from transformer.corpora import fragment_corpus, number_words, numbers_corpus
 from transformer.data import Batch, Corpus, Example, Pair, Tokenizer, pad, padding_share, token_batches
 from transformer.decoding import Codec, greedy_decode, translate
+from transformer.devices import DeviceTrainer, pick_device, rounded
 from transformer.downloads import (
     MULTI30K,
     MULTI30K_FILES,
@@ -91,7 +89,14 @@ from transformer.lookup import exact_lookup, soft_lookup
 from transformer.masking import causal_mask, padding_mask
 from transformer.model import Decoder, Encoder, Transformer
 from transformer.multi_head import KeyValueCache, MultiHeadAttention, merge_heads, split_heads
-from transformer.parallel import ParallelTrainer, batch_share, pick_device, processes, rank_and_size, rounded
+from transformer.parallel import (
+    ParallelTrainer,
+    batch_share,
+    first_before_others,
+    processes,
+    rank_and_size,
+    target_tokens,
+)
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
 from transformer.recipes import (
     CORPORA,
@@ -99,6 +104,7 @@ from transformer.recipes import (
     RECIPES,
     SIZES,
     Recipe,
+    check_corpus,
     configs_for,
     load_corpus,
     recipe_for,
@@ -120,8 +126,20 @@ from transformer.run_files import (
     read_tokenizer,
     this_machine,
     write_config,
+    write_metrics,
 )
-from transformer.runs import RunTrainer, held_out_loss, train_run
+from transformer.run_models import (
+    KEPT,
+    best_report,
+    choose_model,
+    chosen,
+    held_out_loss,
+    keep_model,
+    last_models,
+    share_right,
+)
+from transformer.run_trainer import RunTrainer, fitting
+from transformer.runs import locked, train_run
 from transformer.training import Trainer, TrainingConfig, batches_from, load_checkpoint, save_checkpoint
 
 __all__ = [
@@ -136,11 +154,13 @@ __all__ = [
     "Decoder",
     "DecoderLayer",
     "DecodingState",
+    "DeviceTrainer",
     "Encoder",
     "EncoderDecoder",
     "EncoderLayer",
     "Example",
     "FeedForward",
+    "KEPT",
     "KeyValueCache",
     "LONGEST",
     "LearnedPositions",
@@ -173,19 +193,28 @@ __all__ = [
     "batch_share",
     "batches_from",
     "beam_search",
+    "best_report",
     "bleu",
     "bootstrap_interval",
     "causal_mask",
+    "check_corpus",
+    "choose_model",
+    "chosen",
     "configs_for",
     "draw_curve",
+    "evaluate_command",
     "exact_lookup",
     "exact_match",
     "fetch",
+    "first_before_others",
+    "fitting",
     "fragment_corpus",
     "fused_attention",
     "greedy_decode",
     "held_out_loss",
+    "keep_model",
     "label_smoothed_loss",
+    "last_models",
     "length_penalty",
     "linear_rate",
     "load_checkpoint",
@@ -193,6 +222,7 @@ __all__ = [
     "load_model",
     "load_run",
     "load_tensors",
+    "locked",
     "mean_surprise",
     "merge_heads",
     "multi30k",
@@ -216,22 +246,29 @@ __all__ = [
     "save_model",
     "save_tensors",
     "scaled_dot_product_attention",
+    "scores",
     "seed_interval",
     "settings_for",
+    "share_right",
     "sinusoidal_encoding",
     "soft_lookup",
     "split_by_source",
     "split_heads",
     "start_decoding",
     "step_flops",
+    "target_tokens",
     "tatoeba",
     "text_lines",
     "this_machine",
     "token_batches",
     "token_limits",
+    "train_command",
     "train_run",
     "translate",
+    "translate_command",
+    "translate_lines",
     "unprefixed",
     "write_config",
+    "write_metrics",
     "write_whole",
 ]

@@ -1,4 +1,4 @@
-"""Training on a GPU, and on many.
+"""Training on many devices at once.
 
 Chapter: On a GPU, and on many
 Exported from chapters/12_gpu.md; edit it there, not here.
@@ -6,35 +6,36 @@ Exported from chapters/12_gpu.md; edit it there, not here.
 
 import os
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from transformer.data import Batch, Example, Tokenizer
+from transformer.devices import DeviceTrainer
 from transformer.encoder_decoder import EncoderDecoder
-from transformer.learning import batch_loss
-from transformer.training import Trainer, TrainingConfig, batches_from
+from transformer.training import TrainingConfig, batches_from
 
-__all__ = ["ParallelTrainer", "batch_share", "pick_device", "processes", "rank_and_size", "rounded"]
+__all__ = [
+    "ParallelTrainer",
+    "batch_share",
+    "first_before_others",
+    "processes",
+    "rank_and_size",
+    "target_tokens",
+]
 
 
-def rounded(batch: Batch, multiple: int, *, pad_id: int = Tokenizer.pad_id) -> Batch:
-    """The same sentences with more padding, so that the lengths are multiples."""
-
-    def longer(side: Tensor, length: int) -> Tensor:
-        return F.pad(side, (0, -length % multiple), value=pad_id)
-
-    source, target = batch
-    return Batch(longer(source, source.shape[1]), longer(target, target.shape[1] - 1))
+def target_tokens(batch: Batch, *, pad_id: int = Tokenizer.pad_id) -> int:
+    """How many target tokens of a batch have to be predicted."""
+    return int((batch.target[:, 1:] != pad_id).sum())
 
 
 def batch_share(
@@ -42,28 +43,10 @@ def batch_share(
 ) -> tuple[Batch, float]:
     """Every `world_size`-th row, and which share of all real target tokens it holds."""
     part = Batch(*(side[rank::world_size] for side in batch))
-    wanted, all_wanted = (int((b.target[:, 1:] != pad_id).sum()) for b in (part, batch))
+    wanted, all_wanted = (target_tokens(b, pad_id=pad_id) for b in (part, batch))
     if wanted == 0:
         return Batch(*(side[:1] for side in batch)), 0.0
     return part, wanted / all_wanted
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one, else the CPU.
-
-    Under torchrun each process gets the GPU of its number. ValueError if torch cannot use it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name} cannot be used: {reason}") from error
-    return device
 
 
 @contextmanager
@@ -84,18 +67,29 @@ def rank_and_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the process with rank 0 through what follows before the others begin it."""
+    rank, world_size = rank_and_size()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and world_size > 1:
+        dist.barrier()
+
+
 class _WithLoss(nn.Module):
     """A model whose forward is its loss: the module that DistributedDataParallel wraps."""
 
-    def __init__(self, model: EncoderDecoder, smoothing: float):
+    def __init__(self, model: EncoderDecoder, loss: Callable[[Batch], Tensor]):
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model, self.loss = model, loss
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        return batch_loss(self.model, Batch(source, target), smoothing=self.smoothing)
+        return self.loss(Batch(source, target))
 
 
-def _distributed(module: nn.Module, world_size: int) -> nn.Module:
+def _averaging(module: nn.Module, world_size: int) -> nn.Module:
     """A module whose backward averages the gradients of all processes."""
     if world_size == 1:
         return module
@@ -104,12 +98,10 @@ def _distributed(module: nn.Module, world_size: int) -> nn.Module:
         return DistributedDataParallel(module, broadcast_buffers=False)
 
 
-class ParallelTrainer(Trainer):
-    """A Trainer on any device, and on as many as torchrun has started processes for.
+class ParallelTrainer(DeviceTrainer):
+    """A DeviceTrainer in each of the processes that torchrun has started, or in a single one.
 
-    `bf16` computes in bfloat16 where that is safe; the weights stay in float32.
-    `compile` translates the stacks for the device. `multiple` rounds lengths up.
-    Dropout draws from seed, step and rank alone, so that no state has to be kept.
+    `machine` is what DeviceTrainer takes. Rank 0 shows the bar and writes.
     """
 
     def __init__(
@@ -117,42 +109,24 @@ class ParallelTrainer(Trainer):
         model: EncoderDecoder,
         examples: Sequence[Example],
         config: TrainingConfig,
-        *,
-        device: torch.device | str = "cpu",
-        bf16: bool = False,
-        compile: bool = False,
-        multiple: int = 1,
+        **machine: Any,
     ):
-        super().__init__(model.to(device), examples, config)
-        self.device, self.bf16, self.multiple = torch.device(device), bf16, multiple
+        super().__init__(model, examples, config, **machine)
         self.rank, self.world_size = rank_and_size()
-        for stack in ("encoder", "decoder") if compile else ():
-            model.get_submodule(stack).compile(dynamic=True)
-        with_loss = _WithLoss(model, config.smoothing)
-        self.with_loss = _distributed(with_loss, self.world_size)
+        self.shared = _averaging(_WithLoss(model, super().loss), self.world_size)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the whole batch; its gradient is that of our rows, × world_size."""
-        place = f"{self.config.seed} {self.step + 1} {self.rank}"
-        torch.manual_seed(zlib.crc32(place.encode()))  # of every device
         part, share = batch_share(batch, self.rank, self.world_size)
-        part = Batch(*(side.to(self.device) for side in rounded(part, self.multiple)))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            ours = self.with_loss(*part) * share  # sums up over the ranks to the loss
+        ours = self.shared(*part) * share  # sums up over the ranks to the loss
         whole = ours.detach().clone()
         if self.world_size > 1:
             dist.all_reduce(whole)
         ours = ours * self.world_size  # the gradients will be averaged
         return ours + (whole - ours).detach()
 
-    def run(
-        self,
-        until: int | None = None,
-        *,
-        checkpoint: Path | None = None,
-        every: int = 500,
-    ) -> None:
-        """As Trainer.run; of several processes, rank 0 shows the bar and writes."""
+    def run(self, until: int | None = None, *, checkpoint: Path | None = None, every: int = 500) -> None:
+        """As Trainer.run, on every rank."""
         if self.rank == 0:
             return super().run(until, checkpoint=checkpoint, every=every)
         end = self.config.steps if until is None else min(until, self.config.steps)

@@ -1,7 +1,7 @@
 """Corpora and sizes by name, and how they are trained.
 
-Chapter: On a GPU, and on many
-Exported from chapters/12_gpu.md; edit it there, not here.
+Chapter: A command that trains
+Exported from chapters/94_command_line.md; edit it there, not here.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "SIZES",
+    "check_corpus",
     "configs_for",
     "load_corpus",
     "recipe_for",
@@ -33,15 +34,14 @@ CORPORA: dict[str, Callable[[], Corpus]] = {
     "tatoeba": tatoeba,
 }
 
-LONGEST = 256  # tokens of a sentence: longer ones are neither learned from nor translated
-
-
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"d_model": 128, "num_heads": 4, "d_ff": 256},
     "small": {"d_model": 256, "num_heads": 4, "d_ff": 1024},
     "base": {},
     "big": {"d_model": 1024, "num_heads": 16, "d_ff": 4096},
 }
+
+LONGEST = 256  # tokens of a sentence: longer ones are neither learned nor translated
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,22 @@ RECIPES = {  # of the size tiny; "files" is for everybody's own
 def recipe_for(corpus: str, size: str) -> Recipe:
     """The recipe of a corpus for a size; base and big are trained as in the paper."""
     recipe = RECIPES.get(corpus, RECIPES["files"])
-    if size == "small":
-        return replace(recipe, num_layers=3, dropout=0.1, peak_rate=recipe.peak_rate / 2)
-    paper: dict[str, Any] = {
-        "num_layers": 6,
-        "schedule": "paper",
-        "max_tokens": 25_000,
-        "warmup": 4000,
+    paper = {"num_layers": 6, "schedule": "paper", "max_tokens": 25_000, "warmup": 4000}
+    changes: dict[str, dict[str, Any]] = {
+        "tiny": {},
+        "small": {"num_layers": 3, "dropout": 0.1, "peak_rate": recipe.peak_rate / 2},
+        "base": paper | {"steps": 100_000, "dropout": 0.1},
+        "big": paper | {"steps": 300_000, "dropout": 0.3},
     }
-    if size == "base":
-        return replace(recipe, **paper, steps=100_000, dropout=0.1)
-    if size == "big":
-        return replace(recipe, **paper, steps=300_000, dropout=0.3)
-    return recipe
+    return replace(recipe, **changes[size])
 
 
 def settings_for(options: dict[str, Any]) -> dict[str, Any]:
     """Every setting of a run: what was asked for, and the recipe's word on the rest."""
     defaults: dict[str, Any] = {"corpus": ["numbers"], "size": "tiny", "seed": 0}
     chosen = defaults | options
-    settings = chosen | asdict(recipe_for(chosen["corpus"][0], chosen["size"])) | options
+    recipe = recipe_for(chosen["corpus"][0], chosen["size"])
+    settings = chosen | asdict(recipe) | options
     tenth = max(1, settings["steps"] // 10)
     settings["warmup"] = options.get("warmup", min(settings["warmup"], tenth))
     settings["every"] = options.get("every", min(500, tenth))
@@ -104,20 +100,27 @@ def configs_for(settings: dict[str, Any], vocab_size: int) -> tuple[TransformerC
     return TransformerConfig(vocab_size, dropout=settings["dropout"], **sizes), training
 
 
+def check_corpus(names: Sequence[str]) -> None:
+    """ValueError unless this is the name of a corpus, or two files."""
+    if len(names) != 2 and not (len(names) == 1 and names[0] in CORPORA):
+        known, given = ", ".join(CORPORA), " ".join(names)
+        choice = f"choose {known}, or give SOURCE TARGET"
+        raise ValueError(f"unknown corpus {given}: {choice}")
+
+
 def load_corpus(names: Sequence[str]) -> tuple[Corpus, int]:
     """The corpus of that name, or of two files, and how many pairs of these are skipped.
 
     Skipped is a pair of which one side is empty. By their source sentences, a fiftieth
     of the others each is for validation and test. ValueError if that leaves none.
     """
-    if len(names) == 1 and names[0] in CORPORA:
+    check_corpus(names)
+    if len(names) == 1:
         return CORPORA[names[0]](), 0
-    if len(names) != 2:
-        known = ", ".join(CORPORA)
-        raise ValueError(f"unknown corpus {' '.join(names)}: choose {known}, or give SOURCE TARGET")
     pairs = read_pairs(*names)
     whole = [pair for pair in pairs if all(pair)]
     corpus = split_by_source(whole)
     if not (corpus.train and corpus.validation and corpus.test):
-        raise ValueError(f"{names[0]}: {len(whole)} pairs are too few to hold some out for tests")
+        problem = f"{len(whole)} pairs are too few to hold some out for tests"
+        raise ValueError(f"{names[0]}: {problem}")
     return corpus, len(pairs) - len(whole)

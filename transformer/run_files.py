@@ -1,7 +1,7 @@
 """The files in a run's directory.
 
-Chapter: On a GPU, and on many
-Exported from chapters/12_gpu.md; edit it there, not here.
+Chapter: A command that trains
+Exported from chapters/94_command_line.md; edit it there, not here.
 """
 
 import json
@@ -29,6 +29,7 @@ __all__ = [
     "read_tokenizer",
     "this_machine",
     "write_config",
+    "write_metrics",
 ]
 
 
@@ -50,20 +51,18 @@ def write_config(
     config: TransformerConfig,
     session: dict[str, Any],
 ) -> None:
-    """Write config.json; a session says from which step, on what and with what a run went on."""
-    sessions = read_config(folder)["sessions"] if (folder / "config.json").exists() else []
-    content = {
-        "settings": settings,
-        "model": asdict(config),
-        "sessions": [*sessions, session],
-    }
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(folder / "config.json", lambda part: part.write_text(text))
+    """Write config.json; a session says from which step and on what a run went on."""
+    path = folder / "config.json"
+    before = read_config(folder)["sessions"] if path.exists() else []
+    content = {"settings": settings, "model": asdict(config)}
+    text = json.dumps(content | {"sessions": [*before, session]}, indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text))
 
 
 def this_machine(device: torch.device, *, bf16: bool) -> dict[str, Any]:
     """Device, number format, threads and versions, for the record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else platform.machine()
     return {
         "device": f"{device.type}, {name}",
         "dtype": "float32, computed in bfloat16" if bf16 else "float32",
@@ -78,23 +77,47 @@ def open_run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     if (folder / "config.json").exists():
         settings = read_config(folder)["settings"]
         for name, value in options.items():
-            if settings[name] != value:
-                raise ValueError(
-                    f"{folder} was started with {name} {settings[name]}, not {value}: "
-                    "leave it out to go on, or choose another --run"
-                )
+            old = settings.get(name)
+            if old != value:
+                problem = f"{folder} was begun with {name} {old}, not {value}"
+                advice = "leave it out to go on, or choose another --run"
+                raise ValueError(f"{problem}: {advice}")
         return settings
     for path in sorted(folder.glob("*")):
-        if path.name != "tokenizer.json" and path.suffix != ".part":
+        if path.name not in ("tokenizer.json", "lock") and path.suffix != ".part":
             raise ValueError(f"{folder} is not a run's directory: it holds {path.name}")
     return settings_for(options)
 
 
 def read_metrics(folder: Path, until: float = math.inf) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, up to a step."""
+    """The reports of a run, up to a step."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
+
+
+def write_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
+    """Write all reports of a run anew, so that no line is ever half written."""
+    text = "".join(json.dumps(entry) + "\n" for entry in metrics)
+    write_whole(folder / "metrics.jsonl", lambda part: part.write_text(text))
+
+
+def draw_curve(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Both losses by step, and exact match; ImportError without matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [entry["step"] for entry in metrics]
+    for name in ("loss", "validation_loss"):
+        values = [entry[name] for entry in metrics]
+        left.plot(steps, values, label=name.replace("_", " "))
+    percent = [100 * entry["exact_match"] for entry in metrics]
+    right.plot(steps, percent, "o-", color="C2")
+    left.set(xlabel="step", ylabel="nats per token")
+    right.set(xlabel="step", ylabel="exact match, in %", ylim=(0, 104))
+    left.legend()
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=150))
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -106,37 +129,25 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise ValueError(f"{path} is missing or damaged: {error}") from error
 
 
-def draw_curve(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Training and validation loss by step, and exact match; ImportError without matplotlib."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = [entry["step"] for entry in metrics]
-    for name in ("loss", "validation_loss"):
-        left.plot(steps, [entry[name] for entry in metrics], label=name.replace("_", " "))
-    right.plot(steps, [100 * entry["exact_match"] for entry in metrics], "o-", color="C2")
-    left.set(xlabel="step", ylabel="nats per token")
-    right.set(xlabel="step", ylabel="exact match, in %", ylim=(0, 104))
-    left.legend()
-    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=150))
-
-
-def load_run(folder: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
-    """A run's best model and its tokenizer; ValueError if they are not what config.json says."""
-    config, path = read_config(folder), folder / "model.safetensors"
+def _read_model(folder: Path) -> Transformer:
+    """model.safetensors; ValueError if damaged, or not what config.json describes."""
+    path, config = folder / "model.safetensors", read_config(folder)["model"]
     if not path.exists():
-        raise ValueError(f"there is no model in {folder} yet: train until the first report")
+        raise ValueError(f"there is no model in {folder}: train until the first report")
     try:
         model = load_model(path)
     except (RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"{path} does not hold the weights that it names") from error
-    for name, value in asdict(model.config).items():
-        if config["model"].get(name) != value:
-            wanted = config["model"].get(name)
-            raise ValueError(f"{path} has {name} {value}, but config.json {name} {wanted}")
-    tokenizer = read_tokenizer(folder)
+    sizes = asdict(model.config)
+    if differing := [name for name in sizes if config.get(name) != sizes[name]]:
+        raise ValueError(f"{path} and config.json differ in {', '.join(differing)}")
+    return model
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
+    """A run's model and its tokenizer; ValueError if they do not fit together."""
+    model, tokenizer = _read_model(folder), read_tokenizer(folder)
     if len(tokenizer) != model.config.vocab_size:
-        vocab_size = model.config.vocab_size
-        raise ValueError(f"tokenizer.json has {len(tokenizer)} pieces, but the model {vocab_size}")
+        pieces = f"tokenizer.json has {len(tokenizer)} pieces"
+        raise ValueError(f"{folder}: {pieces}, but the model {model.config.vocab_size}")
     return model.to(device), tokenizer

@@ -1,0 +1,247 @@
+"""The built site in a real browser: every page, light and dark, wide and narrow (`make test-site`)."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page
+
+from chapters import ROOT
+
+SITE = ROOT / "_build" / "html"
+PAGES = sorted(
+    path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts
+)
+PAGES = [name for name in PAGES if name != "index.html"]  # it only leads to the first page
+CHAPTERS = [name for name in PAGES if name.startswith("chapters/")]
+WIDE, NARROW = 1280, 390
+each_page = pytest.mark.parametrize("name", PAGES)
+
+# What sticks out to the right, except in what may be scrolled by itself
+STICKING_OUT = """() => [...document.querySelectorAll("body *")]
+    .filter(e => e.checkVisibility({visibilityProperty: true}))
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+    .filter(e => !e.closest("pre, svg, table, dialog, .cell_output, .katex"))
+    .map(e => e.outerHTML.slice(0, 100))"""
+# How much of the page has moved by itself since it began to load, and what
+SHIFTS = """async () => {
+    await document.fonts.ready;
+    const shifts = [];
+    const observer = new PerformanceObserver(list => shifts.push(...list.getEntries()));
+    observer.observe({type: "layout-shift", buffered: true});
+    await new Promise(done => setTimeout(done, 300));
+    const moved = shifts.flatMap(shift => shift.sources).map(source => source.node?.parentElement);
+    return {
+        sum: shifts.reduce((sum, shift) => sum + shift.value, 0),
+        moved: moved.map(element => element?.outerHTML.slice(0, 100)),
+    };
+}"""
+AXE = """() => axe.run({resultTypes: ["violations"]}).then(result => result.violations.map(
+    v => `${v.id}: ${v.nodes.length} × ${v.help}: ${v.nodes[0].html.slice(0, 200)}`))"""
+DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)")]
+    .filter(e => !e.closest("svg svg, [aria-hidden=true], .toggle-button, button"))
+    .map(e => e.getAttribute("alt") ?? e.getAttribute("aria-label") ?? "")"""
+# Where the keyboard is: the place in the page's order, whether one sees it, and whether it is marked
+FOCUS = """() => {
+    const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
+    return {
+        place: [...document.querySelectorAll("*")].indexOf(e),
+        tag: e.tagName,
+        html: e.outerHTML.slice(0, 120),
+        seen: box.width > 0 && box.height > 0 && box.bottom > 0 && box.top < innerHeight
+            && box.right > 0 && box.left < innerWidth,
+        marked: style.outlineStyle !== "none" || style.boxShadow !== "none",
+    };
+}"""
+
+
+class Visit:
+    """One page in a new window with an empty cache, and all that it asked for and complained of."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any):
+        self.asked: set[str] = set()
+        self.complaints: list[str] = []
+        self.context = browser.new_context(**options)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(120_000)  # the machine may be busy
+        self.page.on("request", lambda request: self.asked.add(request.url))
+        self.page.on("requestfailed", self.note_failure)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self.note)
+        self.page.goto(url)
+
+    def note(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def note_failure(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # as when the page is left before all has come
+            self.complaints.append(f"{request.failure}: {request.url}")
+
+    def foreign(self, home: str) -> list[str]:
+        return [url for url in self.asked if not url.startswith((home, "data:", "blob:"))]
+
+    def weight(self, home: str) -> int:
+        """The bytes of all that was asked for, except what the demos add."""
+        paths = {SITE / unquote(urlsplit(url).path).lstrip("/") for url in self.asked if url.startswith(home)}
+        return sum(path.stat().st_size for path in paths if path.is_file() and "demo" not in path.parts)
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.context.close()
+
+
+def test_the_site_is_built() -> None:
+    assert CHAPTERS, "there is no site to test: make book builds it"
+
+
+def check_layout(page: Page, width: int) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(STICKING_OUT) == []
+
+
+@pytest.mark.parametrize(("scheme", "width", "other"), [("light", WIDE, NARROW), ("dark", NARROW, WIDE)])
+@each_page
+def test_a_page(browser: Browser, address: str, name: str, scheme: Any, width: int, other: int) -> None:
+    viewport: Any = {"width": width, "height": 900}
+    with Visit(browser, address + name, viewport=viewport, color_scheme=scheme) as visit:
+        page = visit.page
+        shifts = page.evaluate(SHIFTS)
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert shifts["sum"] < 0.05, shifts
+        check_layout(page, width)
+        # before axe, which asks for the style sheets once more
+        assert visit.complaints == []
+        assert visit.foreign(address) == []
+        assert visit.weight(address) <= 1_000_000
+        page.evaluate(AXE_SCRIPT)
+        assert page.evaluate(AXE) == []
+        page.set_viewport_size({"width": other, "height": 900})
+        check_layout(page, other)
+
+
+@each_page
+def test_a_page_from_a_folder_without_scripts(browser: Browser, name: str) -> None:
+    """As in an unpacked zip, with scripts off: text, formulas, figures and solutions are all there."""
+    with Visit(browser, (SITE / name).as_uri(), java_script_enabled=False) as visit:
+        page = visit.page
+        assert visit.foreign(SITE.as_uri()) == [] and visit.complaints == []
+        assert page.locator("main h1:visible").count() == 1
+        assert page.locator(".solution p:not(:visible)").count() == 0
+        for formula in page.locator(".bd-article .katex-html:visible").all()[:3]:
+            assert formula.bounding_box()
+        text = page.locator("main").inner_text()
+        assert "$$" not in text and "\\frac" not in text
+        descriptions = page.evaluate(DESCRIPTIONS)
+        assert all(len(text) > 20 and "_images" not in text for text in descriptions), descriptions
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("name", ["book/welcome.html", "chapters/03_attention.html"])
+def test_the_keyboard_reaches_everything_in_order(
+    browser: Browser, address: str, name: str, width: int
+) -> None:
+    with Visit(browser, address + name, viewport={"width": width, "height": 900}) as visit:
+        page = visit.page
+        assert page.locator("[tabindex]:not([tabindex='0'], [tabindex='-1'])").count() == 0
+        stops = []
+        for _ in range(500):
+            page.keyboard.press("Tab")
+            stop = page.evaluate(FOCUS)
+            if not stop["seen"]:
+                page.wait_for_timeout(400)  # the link to the main content slides into view
+                stop = page.evaluate(FOCUS)
+            stops.append(stop)
+            if stop["tag"] == "BODY":
+                break
+        assert stops.pop()["tag"] == "BODY", "the focus never came to the end of the page"
+        assert "Skip to main content" in stops[0]["html"]
+        assert [stop["place"] for stop in stops] == sorted({stop["place"] for stop in stops})
+        assert [stop["html"] for stop in stops if not (stop["seen"] and stop["marked"])] == []
+        links = page.locator(".bd-article a[href]:visible").count()
+        assert sum(stop["tag"].upper() == "A" for stop in stops) >= links
+
+
+def test_the_menu_on_a_phone_opens_and_closes_by_keyboard(browser: Browser, address: str) -> None:
+    viewport: Any = {"width": NARROW, "height": 800}
+    with Visit(browser, address + "chapters/03_attention.html", viewport=viewport) as visit:
+        page = visit.page
+        entry = page.get_by_role("link", name="4. Many heads").locator("visible=true")
+        before = entry.count()
+        page.locator(".primary-toggle").focus()
+        page.keyboard.press("Enter")
+        entry.nth(before).wait_for()
+        assert page.evaluate("!!document.activeElement.closest('dialog')")
+        page.keyboard.press("Escape")
+        assert entry.count() == before
+
+
+def test_the_search_finds_chapters(browser: Browser, address: str) -> None:
+    with Visit(browser, address + "book/welcome.html") as visit:
+        page = visit.page
+        page.keyboard.press("Control+k")
+        page.keyboard.type("softmax")
+        page.keyboard.press("Enter")
+        page.locator("#search-results li a", has_text="Scaled dot-product attention").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert visit.complaints == [] and visit.foreign(address) == []
+
+
+def test_a_copy_in_another_folder_works_offline(browser: Browser, tmp_path: Path) -> None:
+    """As an unpacked zip: nothing outside the folder is asked for, the search included."""
+    home = shutil.copytree(SITE, tmp_path / "a folder of mine")
+    with Visit(browser, (home / "index.html").as_uri(), offline=True) as visit:
+        visit.page.wait_for_url("**/welcome.html")
+        visit.page.locator(".right-next").click()
+        visit.page.wait_for_url("**/how_to_read.html")
+        assert visit.complaints == [] and visit.foreign(home.as_uri()) == []
+    with Visit(browser, (home / "search.html").as_uri() + "?q=softmax", offline=True) as visit:
+        # a browser may not read the pages from a folder, so that the results are titles without excerpts
+        visit.page.locator("#search-results li a", has_text="Scaled dot-product attention").first.wait_for()
+        assert visit.foreign(home.as_uri()) == []
+
+
+def test_a_formula_says_what_its_symbols_mean(browser: Browser, address: str) -> None:
+    shown = "e => getComputedStyle(e, '::after').content"
+    with Visit(browser, address + "chapters/03_attention.html") as visit:
+        formula = visit.page.locator("div.noted", has=visit.page.locator("#equation-eq-attention"))
+        assert formula.evaluate(shown) == "none"
+        formula.focus()
+        assert "Q: the queries, one a row: n × d_k" in formula.evaluate(shown)
+        formula.blur()
+        symbol = visit.page.locator("a.noted[data-note^='d_k:']").first
+        symbol.hover()
+        assert "d_k: width of one query and of one key" in symbol.evaluate(shown)
+        symbol.click()
+        visit.page.wait_for_url("**/notation.html#symbols")
+
+
+def test_the_picture_leads_to_the_chapters_whose_numbers_it_shows() -> None:
+    text = (SITE / "book" / "welcome.html").read_text(encoding="utf-8")
+    picture = re.search(r'(?s)<svg[^>]*class="transformer".*?</svg>', text)
+    assert picture
+    links = re.findall(r'(?s)<a href="\.\./chapters/(\d+)_[^"]*"[^>]*>(.*?)</a>', picture[0])
+    assert len(links) > 20
+    for chapter, content in links:
+        for number in re.findall(r'class="chip"[^>]*>(\d+)<', content):
+            assert int(number) == int(chapter), content
+
+
+@each_page
+def test_every_link_leads_somewhere(name: str) -> None:
+    text = (SITE / name).read_text(encoding="utf-8")
+    for address in set(re.findall(r'\s(?:href|src)="([^"]+)"', text)):
+        parts = urlsplit(address)
+        if parts.scheme:
+            assert parts.scheme in ("https", "data", "mailto"), address
+            continue
+        target = (SITE / name).parent / unquote(parts.path) if parts.path else SITE / name
+        assert target.is_file(), address
+        if parts.fragment and target.suffix == ".html":
+            assert f'id="{unquote(parts.fragment)}"' in target.read_text(encoding="utf-8"), address

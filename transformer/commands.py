@@ -1,0 +1,110 @@
+"""What the command line can do: train, evaluate, translate.
+
+Chapter: A command that trains
+Exported from chapters/94_command_line.md; edit it there, not here.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transformer.data import Tokenizer
+from transformer.decoding import translate
+from transformer.devices import pick_device
+from transformer.downloads import text_lines
+from transformer.evaluation import bleu, exact_match
+from transformer.model import Transformer
+from transformer.parallel import processes
+from transformer.recipes import LONGEST, load_corpus
+from transformer.run_files import load_run, read_config
+from transformer.runs import train_run
+
+__all__ = ["evaluate_command", "scores", "train_command", "translate_command", "translate_lines"]
+
+
+def _machine(options: dict[str, Any]) -> dict[str, Any]:
+    """What DeviceTrainer takes, of the options, which keep the rest."""
+    device = pick_device(options.pop("device", "auto"))
+    gpu = device.type == "cuda"
+    bf16 = options.pop("bf16", gpu and torch.cuda.is_bf16_supported())
+    machine = {"device": device, "bf16": bf16, "multiple": 8 if gpu else 1}
+    return machine | {"compile": options.pop("compile", False)}
+
+
+def train_command(options: dict[str, Any]) -> int:
+    """Begin a run, or go on with it; the exit code is 130 if it was asked to stop."""
+    machine, corpus = _machine(options), options.get("corpus", ["numbers"])
+    if len(corpus) == 2:
+        options["corpus"] = [str(Path(name).resolve()) for name in corpus]
+    name = corpus[0] if len(corpus) == 1 else "files"
+    usual = Path("runs", f"{name}-{options.get('size', 'tiny')}")
+    folder = options.pop("run", usual)
+    with processes(machine["device"]):
+        finished = train_run(folder, options, **machine)
+    if not finished:
+        print(f"stopped; to go on: python -m transformer train --run {folder}")
+    return 0 if finished else 130
+
+
+def scores(said: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Lines to print: exact match, and BLEU, if any, with and without capitals."""
+    right = 100 * exact_match(said, wanted)
+    lines = [f"exact match  {right:.1f} % of {len(wanted):,} sentences"]
+    if max(len(text.split()) for text in wanted) < 4:
+        why = "it counts runs of four words, and no reference has one"
+        return [*lines, f"no BLEU: {why}"]
+    try:
+        lines.append(f"as written   {bleu(said, wanted)}")
+        lines.append(f"lower case   {bleu(said, wanted, lowercase=True)}")
+    except ImportError:
+        lines.append("no BLEU: sacrebleu is not installed")
+    return lines
+
+
+def evaluate_command(options: dict[str, Any]) -> int:
+    """Score a run on held-out sentences."""
+    folder, split = options["run"], options["split"]
+    model, tokenizer = load_run(folder, pick_device(options["device"]))
+    corpus, _ = load_corpus(read_config(folder)["settings"]["corpus"])
+    if not (pairs := getattr(corpus, split)):
+        raise ValueError(f"this corpus has no sentences for {split}")
+    sources, wanted = zip(*pairs, strict=True)
+    said = translate(model, tokenizer, sources, beam=options["beam"])
+    print(*scores(said, wanted), sep="\n")
+    return 0
+
+
+def translate_lines(
+    model: Transformer, tokenizer: Tokenizer, lines: list[str], beam: int
+) -> tuple[list[str], int]:
+    """A translation for each line, empty if that is empty or too long; how many are."""
+    lengths = [len(tokenizer.encode(line)) for line in lines]
+    fitting = [number for number, length in enumerate(lengths) if 0 < length < LONGEST]
+    said = translate(model, tokenizer, [lines[number] for number in fitting], beam=beam)
+    found = dict(zip(fitting, said, strict=True))
+    too_long = [number for number, length in enumerate(lengths) if length >= LONGEST]
+    for number in too_long:
+        problem = f"{lengths[number]} tokens, more than {LONGEST - 1}: not translated"
+        print(f"line {number + 1}: {problem}", file=sys.stderr)
+    return [found.get(number, "") for number in range(len(lines))], len(too_long)
+
+
+def translate_command(options: dict[str, Any]) -> int:
+    """Translate standard input, or what is typed; the exit code is 1 for long lines."""
+    model, tokenizer = load_run(options["run"], pick_device(options["device"]))
+    if sys.stdin.isatty():
+        print("Type a sentence, or Ctrl-D to end.")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                return 0
+            print(*translate_lines(model, tokenizer, [line], options["beam"])[0])
+    content = sys.stdin.buffer.read()
+    lines = text_lines(content, "input") if content else []
+    translations, failed = translate_lines(model, tokenizer, lines, options["beam"])
+    print("".join(f"{line}\n" for line in translations), end="")
+    return 1 if failed else 0
