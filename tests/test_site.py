@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
+from visit import Visit
 
 from chapters import ROOT
 
@@ -43,8 +43,6 @@ SHIFTS = """async () => {
 # Side bars glide out of a page that gets narrower
 SETTLED = """() => new Promise(requestAnimationFrame)
     .then(() => Promise.allSettled(document.getAnimations().map(animation => animation.finished)))"""
-AXE = """() => axe.run({resultTypes: ["violations"]}).then(result => result.violations.map(
-    v => `${v.id}: ${v.nodes.length} × ${v.help}: ${v.nodes[0].html.slice(0, 200)}`))"""
 DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)")]
     .filter(e => !e.closest("svg svg, [aria-hidden=true], .toggle-button, button"))
     .map(e => e.getAttribute("alt") ?? e.getAttribute("aria-label") ?? "")"""
@@ -62,43 +60,10 @@ FOCUS = """() => {
 }"""
 
 
-class Visit:
-    """One page in a new window with an empty cache, and all that it asked for and complained of."""
-
-    def __init__(self, browser: Browser, url: str, **options: Any):
-        self.asked: set[str] = set()
-        self.complaints: list[str] = []
-        self.context = browser.new_context(**options)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(120_000)  # the machine may be busy
-        self.page.on("request", lambda request: self.asked.add(request.url))
-        self.page.on("requestfailed", self.note_failure)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self.note)
-        self.page.goto(url)
-
-    def note(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def note_failure(self, request: Any) -> None:
-        # the page was left before all had come; or scripts are off, and one was asked for ahead of its time
-        if request.failure not in ("net::ERR_ABORTED", "csp"):
-            self.complaints.append(f"{request.failure}: {request.url}")
-
-    def foreign(self, home: str) -> list[str]:
-        return [url for url in self.asked if not url.startswith((home, "data:", "blob:"))]
-
-    def weight(self, home: str) -> int:
-        """The bytes of all that was asked for, except what the demos add."""
-        paths = {SITE / unquote(urlsplit(url).path).lstrip("/") for url in self.asked if url.startswith(home)}
-        return sum(path.stat().st_size for path in paths if path.is_file() and "demo" not in path.parts)
-
-    def __enter__(self) -> "Visit":
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.context.close()
+def weight(asked: list[str], home: str) -> int:
+    """The bytes of all that was asked for, except what the demos add."""
+    paths = {SITE / unquote(urlsplit(url).path).lstrip("/") for url in asked if url.startswith(home)}
+    return sum(path.stat().st_size for path in paths if path.is_file() and "demo" not in path.parts)
 
 
 def test_the_site_is_built() -> None:
@@ -124,9 +89,8 @@ def test_a_page(browser: Browser, address: str, name: str, scheme: Any, width: i
         # before axe, which asks for the style sheets once more
         assert visit.complaints == []
         assert visit.foreign(address) == []
-        assert visit.weight(address) <= 1_000_000
-        page.evaluate(AXE_SCRIPT)
-        assert page.evaluate(AXE) == []
+        assert weight(visit.asked, address) <= 1_000_000
+        assert visit.violations() == []
         page.set_viewport_size({"width": other, "height": 900})
         check_layout(page, other)
 

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator
+from visit import Visit
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 DEMOS = {"dictionary": "01", "scores": "03", "masks": "05", "positions": "06", "beam": "13"}
 each_demo = pytest.mark.parametrize("name", DEMOS)
-AXE = """(demo) => axe.run(demo, {preload: false}).then(result => result.violations.map(
-    v => `${v.id}: ${v.nodes.length} × ${v.help}: ${v.nodes[0].html.slice(0, 200)}`))"""
 SHIFT = """() => new Promise(done => {
     let shift = 0;
     new PerformanceObserver(list => { for (const e of list.getEntries()) shift += e.value })
@@ -28,29 +26,17 @@ NUMBERS = """(demo) => [...demo.querySelectorAll("tr")]
     .map(row => [...row.cells].map(cell => cell.textContent.trim()))"""
 
 
-class Visit:
-    """The page of a demo in a new window, and what it complained of."""
+class DemoVisit(Visit):
+    """The page of a demo, opened from its folder and scrolled to it."""
 
     def __init__(self, browser: Browser, name: str, **options: Any):
-        self.context = browser.new_context(bypass_csp=True, **options)
-        self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.page.on("console", self.note)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page = next(SITE.glob(f"chapters/{DEMOS[name]}_*.html"))
-        self.page.goto(page.as_uri())
+        super().__init__(browser, page.as_uri(), **options)
         self.demo: Locator = self.page.locator(f"demo-{name}")
         self.demo.scroll_into_view_if_needed()
 
-    def note(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def __enter__(self) -> "Visit":
+    def __enter__(self) -> "DemoVisit":
         return self
-
-    def __exit__(self, *args: object) -> None:
-        self.context.close()
 
     def numbers(self) -> list[list[str]]:
         return self.demo.evaluate(NUMBERS)
@@ -66,7 +52,7 @@ def value(text: str) -> float:
     return float(text.replace("−", "-"))
 
 
-def use(visit: Visit) -> None:
+def use(visit: DemoVisit) -> None:
     """What a reader might do: leave the opening state by each kind of control."""
     for slider in visit.demo.locator("input[type=range]").all():
         slider.press("ArrowRight")
@@ -80,7 +66,7 @@ def use(visit: Visit) -> None:
 
 @each_demo
 def test_it_opens_with_the_numbers_of_its_fallback(browser: Browser, name: str) -> None:
-    with Visit(browser, name, java_script_enabled=False) as asleep, Visit(browser, name) as awake:
+    with DemoVisit(browser, name, java_script_enabled=False) as asleep, DemoVisit(browser, name) as awake:
         assert asleep.demo.is_visible() and awake.demo.is_visible()
         fallback = asleep.demo.locator("tr").all()
         rows = [[cell.inner_text().strip() for cell in row.locator("th, td").all()] for row in fallback]
@@ -91,11 +77,10 @@ def test_it_opens_with_the_numbers_of_its_fallback(browser: Browser, name: str) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @each_demo
 def test_it_is_accessible_and_fits(browser: Browser, name: str, scheme: Any, width: int) -> None:
-    with Visit(browser, name, viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
-        visit.page.add_script_tag(path=AXE_FILE_PATH)
+    with DemoVisit(browser, name, viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
         for act in (lambda: None, lambda: use(visit)):  # before and after using it
             act()
-            assert visit.demo.evaluate(AXE) == []
+            assert visit.violations(f"demo-{name}", preload=False) == []
             assert visit.demo.evaluate(STICKING_OUT) == []
             assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         assert visit.complaints == []
@@ -105,7 +90,9 @@ def test_it_is_accessible_and_fits(browser: Browser, name: str, scheme: Any, wid
 @each_demo
 def test_nothing_moves_when_it_wakes_or_is_used(browser: Browser, name: str, width: int) -> None:
     """The scripts come late, while the demo and the text below it are in the window."""
-    with Visit(browser, name, viewport={"width": width, "height": 1400}, java_script_enabled=False) as asleep:
+    with DemoVisit(
+        browser, name, viewport={"width": width, "height": 1400}, java_script_enabled=False
+    ) as asleep:
         page = asleep.page.url
     context = browser.new_context(viewport={"width": width, "height": 1400})
     try:
@@ -127,7 +114,7 @@ def test_nothing_moves_when_it_wakes_or_is_used(browser: Browser, name: str, wid
 
 
 def test_the_dictionary(browser: Browser) -> None:
-    with Visit(browser, "dictionary") as visit:
+    with DemoVisit(browser, "dictionary") as visit:
         assert visit.says().startswith("“fruit” → 7.99")
         slider = visit.demo.get_by_role("slider", name="Temperature")
         slider.press("Home")
@@ -142,7 +129,7 @@ def test_the_dictionary(browser: Browser) -> None:
 
 
 def test_the_query_is_dragged(browser: Browser) -> None:
-    with Visit(browser, "scores") as visit:
+    with DemoVisit(browser, "scores") as visit:
         handle, plane = visit.demo.get_by_role("slider", name="Query"), visit.demo.locator(".plane")
         handle.scroll_into_view_if_needed()
         box = plane.bounding_box()
@@ -174,7 +161,7 @@ def test_the_query_is_dragged(browser: Browser) -> None:
 
 
 def test_without_the_scale_a_wide_softmax_saturates(browser: Browser) -> None:
-    with Visit(browser, "scores") as visit:
+    with DemoVisit(browser, "scores") as visit:
         soft = visit.numbers()
         visit.demo.get_by_role("slider", name="Width").press("End")
         assert visit.numbers() == soft  # the scale takes the width out
@@ -184,7 +171,7 @@ def test_without_the_scale_a_wide_softmax_saturates(browser: Browser) -> None:
 
 
 def test_masks_by_click_and_by_keyboard(browser: Browser) -> None:
-    with Visit(browser, "masks") as visit:
+    with DemoVisit(browser, "masks") as visit:
         cells = visit.demo.locator(".grid button")
         cells.nth(3 * 6 + 2).click()  # jagt, Katze
         row = visit.numbers()[4]
@@ -213,7 +200,7 @@ def test_masks_by_click_and_by_keyboard(browser: Browser) -> None:
 
 
 def test_positions(browser: Browser) -> None:
-    with Visit(browser, "positions") as visit:
+    with DemoVisit(browser, "positions") as visit:
         slider = visit.demo.get_by_role("slider", name="Position")
         slider.press("Home")
         rows = visit.numbers()
@@ -237,7 +224,7 @@ def test_positions(browser: Browser) -> None:
 
 
 def test_stepping_through_a_beam(browser: Browser) -> None:
-    with Visit(browser, "beam") as visit:
+    with DemoVisit(browser, "beam") as visit:
         back, forward = (visit.demo.get_by_role("button", name=name) for name in ("Step back", "Next step"))
         for _ in range(5):
             forward.press("Enter")
@@ -254,6 +241,6 @@ def test_stepping_through_a_beam(browser: Browser) -> None:
 
 
 def test_whoever_wants_no_motion_gets_none(browser: Browser) -> None:
-    with Visit(browser, "dictionary", reduced_motion="reduce") as visit:
+    with DemoVisit(browser, "dictionary", reduced_motion="reduce") as visit:
         bar = visit.demo.locator("td.weight").first
         assert bar.evaluate("(cell) => getComputedStyle(cell).transitionDuration") == "0s"

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Browser
+from visit import Visit
 
 from chapters import ROOT
 from transformer.corpora import fragment_corpus
 from transformer.data import pad
 from transformer.decoding import greedy_decode
 from transformer.run_files import load_run
-
-pytest.importorskip("playwright", reason="playwright is not installed")
 
 PAGE = ROOT / "_build" / "html" / "chapters" / "17_try.html"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="there is no site yet: make book builds it")
@@ -32,20 +32,16 @@ HOSTILE = [
 ]
 
 
-class Visit:
-    """The chapter, opened from its folder, with all that it asked for and complained of."""
+class TranslatorVisit(Visit):
+    """The chapter, opened from its folder."""
 
-    def __init__(self, browser: Any, **options: Any):
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        self.page = self.context.new_page()
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+    def __init__(self, browser: Browser, **options: Any):
+        super().__init__(browser, PAGE.as_uri(), **{"viewport": {"width": 1280, "height": 900}} | options)
         self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
-        self.page.goto(PAGE.as_uri())
         self.demo = self.page.locator(DEMO)
+
+    def __enter__(self) -> "TranslatorVisit":
+        return self
 
     def type(self, text: str) -> None:
         """Put any text into the field, also what a keyboard cannot, and press Enter."""
@@ -80,12 +76,10 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Visit]:
-    visit = Visit(browser)
-    yield visit
-    assert visit.complaints == []
-    assert all(url.startswith(("file:", "data:")) for url in visit.asked)
-    visit.context.close()
+def visit(browser: Browser) -> Iterator[TranslatorVisit]:
+    with TranslatorVisit(browser) as visit:
+        yield visit
+        assert visit.complaints == [] and visit.foreign("file:") == []
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +93,7 @@ def expected() -> dict[str, list[int]]:
     return dict(zip(sources, rows, strict=True))
 
 
-def test_nothing_is_loaded_before_it_is_asked_for(visit: Visit) -> None:
+def test_nothing_is_loaded_before_it_is_asked_for(visit: TranslatorVisit) -> None:
     visit.page.wait_for_timeout(300)
     assert not any("model" in Path(url).name or "transformer.js" in url for url in visit.asked)
     assert visit.demo.locator("table").count() == 2, "the example of the page"
@@ -109,7 +103,7 @@ def test_nothing_is_loaded_before_it_is_asked_for(visit: Visit) -> None:
     assert sum("fragment-model.js" in url for url in visit.asked) == 1
 
 
-def test_the_pages_tokens_are_torchs(visit: Visit, expected: dict[str, list[int]]) -> None:
+def test_the_pages_tokens_are_torchs(visit: TranslatorVisit, expected: dict[str, list[int]]) -> None:
     same = []
     for source, tokens in expected.items():
         visit.type(source)
@@ -117,7 +111,7 @@ def test_the_pages_tokens_are_torchs(visit: Visit, expected: dict[str, list[int]
     assert sum(same) >= len(same) - 1, "one tie may break the other way"
 
 
-def test_step_by_step_is_the_same(visit: Visit, expected: dict[str, list[int]]) -> None:
+def test_step_by_step_is_the_same(visit: TranslatorVisit, expected: dict[str, list[int]]) -> None:
     source, tokens = next(iter(expected.items()))
     visit.demo.locator("input[type=text]").fill(source)
     for count in range(1, len(tokens) + 1):
@@ -129,7 +123,7 @@ def test_step_by_step_is_the_same(visit: Visit, expected: dict[str, list[int]]) 
     assert visit.tokens() == tokens[:1], "after the end it begins again"
 
 
-def test_a_head_in_numbers(visit: Visit) -> None:
+def test_a_head_in_numbers(visit: TranslatorVisit) -> None:
     visit.press("Translate")
     queries, keys = len(visit.tokens()), len(visit.tokens("en"))
     for kind, shape in (
@@ -148,7 +142,7 @@ def test_a_head_in_numbers(visit: Visit) -> None:
         assert visit.demo.locator(".numbers caption").inner_text().endswith(".")
 
 
-def test_heads_off_and_on(visit: Visit) -> None:
+def test_heads_off_and_on(visit: TranslatorVisit) -> None:
     visit.press("Translate")
     whole, said, weights = visit.tokens(), visit.says(), visit.weights()
     boxes = visit.demo.get_by_role("checkbox", name="on: cross")
@@ -161,7 +155,7 @@ def test_heads_off_and_on(visit: Visit) -> None:
     assert all(box.is_checked() for box in boxes.all())
 
 
-def test_unknown_words_get_a_kind_answer(visit: Visit) -> None:
+def test_unknown_words_get_a_kind_answer(visit: TranslatorVisit) -> None:
     visit.type("The Elephant sees forty-two cats")
     assert "elephant" in visit.says() and "forty" not in visit.says()
     shown = visit.demo.inner_text().lower()
@@ -171,7 +165,7 @@ def test_unknown_words_get_a_kind_answer(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:12]))
-def test_hostile_text_gets_an_answer_or_a_message(visit: Visit, text: str) -> None:
+def test_hostile_text_gets_an_answer_or_a_message(visit: TranslatorVisit, text: str) -> None:
     title, elements = visit.page.title(), "img, script, svg, iframe, style, link"
     visit.type(text)
     assert visit.says()
@@ -181,7 +175,7 @@ def test_hostile_text_gets_an_answer_or_a_message(visit: Visit, text: str) -> No
     assert visit.demo.locator(".translation").inner_text() == "der Hund sieht die Katze ."
 
 
-def test_with_the_keyboard_alone(visit: Visit) -> None:
+def test_with_the_keyboard_alone(visit: TranslatorVisit) -> None:
     visit.demo.locator("input[type=text]").focus()
     visit.page.keyboard.press("Enter")
     visit.demo.locator(".tokens[lang=de] li").first.wait_for()
@@ -210,21 +204,15 @@ def test_with_the_keyboard_alone(visit: Visit) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_for_axe_to_find(browser: Any, scheme: str, width: int) -> None:
-    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
-    visit = Visit(browser, viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
-    visit.page.add_script_tag(path=axe.AXE_FILE_PATH)
-    for act in (lambda: None, lambda: visit.press("Next token"), lambda: visit.type("a blue whale")):
-        act()
-        found = visit.page.evaluate(
-            f"() => axe.run('{DEMO}').then(r => r.violations.map(v => `${{v.id}}: ${{v.nodes[0].html}}`))"
-        )
-        assert found == []
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    visit.context.close()
+def test_nothing_for_axe_to_find(browser: Browser, scheme: Any, width: int) -> None:
+    with TranslatorVisit(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
+        for act in (lambda: None, lambda: visit.press("Next token"), lambda: visit.type("a blue whale")):
+            act()
+            assert visit.violations(DEMO) == []
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_token_takes_less_than_fifty_milliseconds(visit: Visit) -> None:
+def test_a_token_takes_less_than_fifty_milliseconds(visit: TranslatorVisit) -> None:
     """Arithmetic, page and drawing, in the thread's own time, so that a busy machine does not matter."""
     visit.press("Next token")
     session = visit.context.new_cdp_session(visit.page)
@@ -248,7 +236,6 @@ def test_a_token_takes_less_than_fifty_milliseconds(visit: Visit) -> None:
     assert 1 < (used() - before) / 20 < 50
 
 
-def test_without_scripts_the_example_stays(browser: Any) -> None:
-    visit = Visit(browser, java_script_enabled=False)
-    assert visit.demo.locator("table").count() == 2 and visit.demo.locator("form").count() == 0
-    visit.context.close()
+def test_without_scripts_the_example_stays(browser: Browser) -> None:
+    with TranslatorVisit(browser, java_script_enabled=False) as visit:
+        assert visit.demo.locator("table").count() == 2 and visit.demo.locator("form").count() == 0
