@@ -18,6 +18,7 @@ from test_training import examples, model
 from transformer.checkpoints import load_tensors
 from transformer.data import Batch, pad
 from transformer.devices import DeviceTrainer, pick_device, rounded
+from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss
 from transformer.parallel import ParallelTrainer, batch_share, target_tokens
 from transformer.training import Trainer, TrainingConfig, load_checkpoint
@@ -151,14 +152,47 @@ def config(**changes: object) -> TrainingConfig:
     return TrainingConfig(**{"steps": 10, "max_tokens": 60, "warmup": 3, **changes})
 
 
-@pytest.mark.parametrize("kind", [DeviceTrainer, ParallelTrainer])
-def test_alone_and_without_dropout_it_is_the_trainer(kind: type[DeviceTrainer]) -> None:
-    runs = [kind(model(dropout=0.0), examples(), config()) for kind in (Trainer, kind)]
-    for run in runs:
+def test_alone_and_without_dropout_it_is_the_trainer() -> None:
+    kinds = (Trainer, DeviceTrainer, ParallelTrainer)
+    plain, device, parallel = (kind(model(dropout=0.0).double(), examples(), config()) for kind in kinds)
+    for run in (plain, device, parallel):
         run.run()
-    assert runs[0].losses == runs[1].losses
-    for a, b in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+    assert device.losses == pytest.approx(plain.losses, rel=0, abs=1e-10)  # the fused loss rounds otherwise
+    assert parallel.losses == device.losses
+    for a, b in zip(parallel.model.parameters(), device.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**16), st.integers(1, 40), st.integers(2, 20), st.sampled_from([0.0, 0.1, 0.5]))
+def test_fused_loss_is_the_loss(seed: int, rows: int, length: int, smoothing: float) -> None:
+    torch.manual_seed(seed)
+    ours = model(dropout=0.0).double()
+    source, target = (torch.randint(3, ours.config.vocab_size, (rows, n)) for n in (4, length))
+    target[torch.rand(target.shape) < 0.3] = ours.config.pad_id
+    target[0, -1] = 3  # one at least has to be predicted
+    found = []
+    for loss_of in (batch_loss, fused_loss):
+        loss = loss_of(ours, Batch(source, target), smoothing=smoothing)
+        found.append([loss, *torch.autograd.grad(-2 * loss, list(ours.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-10)
+
+
+def test_fused_loss_in_bf16() -> None:
+    torch.manual_seed(0)
+    ours, batch = model(dropout=0.0), Batch(torch.randint(3, 9, (40, 5)), torch.randint(3, 9, (40, 11)))
+    found = []
+    for loss_of in (batch_loss, fused_loss):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(ours, batch, smoothing=0.1)
+        assert loss.dtype == torch.float32
+        found.append([loss, *torch.autograd.grad(loss, list(ours.parameters()))])
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype == torch.float32
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-3)
+    flat = [torch.cat([g.ravel() for g in gradients[1:]]) for gradients in found]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.999
 
 
 def test_compiling_while_shapes_are_checked_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ MODULES: dict[str, tuple[int, str]] = {
     "data": (5, "Sentence pairs, the tokeniser and token-bounded batches."),
     "decoding": (5, "Decoding: from a trained model to a sentence."),
     "learning": (6, "The loss and the learning rates."),
+    "fused_loss": (7, "The loss and its gradient without ever holding all logits."),
     "checkpoints": (6, "Weights and settings in one file, written whole or not at all."),
     "corpora": (6, "Corpora that need no download: number words and the fragment of German."),
     "downloads": (6, "Corpora of real sentences, downloaded and checked: Multi30k, Tatoeba."),

@@ -33,6 +33,7 @@ if os.environ.get("TRANSFORMER_CHECK_SHAPES", "0") != "0":
             "transformer.checkpoints",
             "transformer.parallel",
             "transformer.devices",
+            "transformer.fused_loss",
             "transformer.decoding",
             "transformer.beam",
             "transformer.evaluation",
@@ -83,8 +84,9 @@ from transformer.evaluation import (
 )
 from transformer.files import write_whole
 from transformer.flops import step_flops
+from transformer.fused_loss import fused_loss
 from transformer.layers import AddAndNorm, DecoderLayer, EncoderLayer, FeedForward, TokenEmbedding
-from transformer.learning import batch_loss, label_smoothed_loss, linear_rate, paper_rate
+from transformer.learning import batch_loss, label_smoothed_loss, linear_rate, paper_rate, teacher_forced
 from transformer.lookup import exact_lookup, soft_lookup
 from transformer.masking import causal_mask, padding_mask
 from transformer.model import Decoder, Encoder, Transformer
@@ -210,6 +212,7 @@ __all__ = [
     "fitting",
     "fragment_corpus",
     "fused_attention",
+    "fused_loss",
     "greedy_decode",
     "held_out_loss",
     "keep_model",
@@ -258,6 +261,7 @@ __all__ = [
     "step_flops",
     "target_tokens",
     "tatoeba",
+    "teacher_forced",
     "text_lines",
     "this_machine",
     "token_batches",

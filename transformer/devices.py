@@ -15,7 +15,7 @@ from torch import Tensor
 
 from transformer.data import Batch, Example, Tokenizer
 from transformer.encoder_decoder import EncoderDecoder
-from transformer.learning import batch_loss
+from transformer.fused_loss import fused_loss
 from transformer.training import Trainer, TrainingConfig
 
 __all__ = ["DeviceTrainer", "pick_device", "rounded"]
@@ -81,7 +81,7 @@ class DeviceTrainer(Trainer):
         torch.manual_seed(zlib.crc32(place.encode()))  # of every device
         batch = Batch(*(side.to(self.device) for side in rounded(batch, self.multiple)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return batch_loss(self.model, batch, smoothing=self.config.smoothing)
+            return fused_loss(self.model, batch, smoothing=self.config.smoothing)
 
 
 def _compile(model: EncoderDecoder) -> None:

@@ -7,6 +7,7 @@ Exported from chapters/02_replaced.md; edit it there, not here.
 from abc import abstractmethod
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -35,8 +36,12 @@ class EncoderDecoder(nn.Module):
         """The decoder's state after each prefix of `target`."""
 
     @abstractmethod
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
+        """The weights, and a bias if there is one, that make logits of a state."""
+
     def project(self, states: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """The logits of every token, from states."""
+        return F.linear(states, *self.output_layer())
 
     def forward(self, source: _Source, target: _Target) -> Float[Tensor, "batch target vocab"]:
         """Logits of the token after each prefix of `target`, which begins with bos_id."""

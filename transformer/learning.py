@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer.data import Batch
 from transformer.encoder_decoder import EncoderDecoder
 
-__all__ = ["batch_loss", "label_smoothed_loss", "linear_rate", "paper_rate"]
+__all__ = ["batch_loss", "label_smoothed_loss", "linear_rate", "paper_rate", "teacher_forced"]
 
 
 def label_smoothed_loss(
@@ -28,13 +28,21 @@ def label_smoothed_loss(
     return F.cross_entropy(logits, wanted, label_smoothing=smoothing)
 
 
-def batch_loss(model: EncoderDecoder, batch: Batch, *, smoothing: float) -> Float[Tensor, ""]:
-    """The mean loss of predicting every target token from those before it."""
+def teacher_forced(
+    model: EncoderDecoder, batch: Batch
+) -> tuple[Float[Tensor, "tokens width"], Int[Tensor, " tokens"]]:
+    """The decoder's state before every real target token, and that token."""
     given, wanted = batch.target[:, :-1], batch.target[:, 1:]  # (batch, target - 1)
     states = model.decode(given, model.encode(batch.source), batch.source)
     real = wanted != model.config.pad_id
-    logits = model.project(states[real])  # (tokens, vocab)
-    return label_smoothed_loss(logits, wanted[real], smoothing=smoothing)
+    return states[real], wanted[real]
+
+
+def batch_loss(model: EncoderDecoder, batch: Batch, *, smoothing: float) -> Float[Tensor, ""]:
+    """The mean loss of predicting every target token from those before it."""
+    states, wanted = teacher_forced(model, batch)
+    logits = model.project(states)  # (tokens, vocab)
+    return label_smoothed_loss(logits, wanted, smoothing=smoothing)
 
 
 def paper_rate(step: int, *, d_model: int, warmup: int = 4000) -> float:

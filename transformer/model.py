@@ -137,9 +137,9 @@ class Transformer(EncoderDecoder):
         memory_mask = padding_mask(source, self.config.pad_id)  # (batch, 1, 1, source)
         return self.decoder(self.embed(target), memory, mask, memory_mask)
 
-    def project(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of every token: times the embedding, transposed (Sec. 3.4)."""
-        return states @ self.embedding.weight.T
+    def output_layer(self) -> tuple[Float[Tensor, "vocab d_model"], None]:
+        """The embedding once more makes the logits, without a bias (Sec. 3.4)."""
+        return self.embedding.weight, None
 
     @torch.no_grad()
     def start(self, source: _Source) -> "CachedState":

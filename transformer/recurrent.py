@@ -132,9 +132,9 @@ class RecurrentTranslator(EncoderDecoder):
             return self.dropout(self.decoder(together, state.hidden)[0])
         return self.dropout(torch.stack([state.read(word) for word in words.unbind(1)], dim=1))
 
-    def project(self, states: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
-        """The logits of every token."""
-        return self.output(states)
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """The weights (vocab, width) and the bias that make logits of a state."""
+        return self.output.weight, self.output.bias
 
     def start(self, source: _Source) -> RecurrentState:
         """The state of these sentences before the first word, for decoding."""
