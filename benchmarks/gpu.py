@@ -25,10 +25,11 @@ from record import RECORDS, provenance
 import transformer.multi_head
 from transformer.attention import fused_attention, scaled_dot_product_attention
 from transformer.config import TransformerConfig
-from transformer.data import Batch, Example
+from transformer.data import Example
 from transformer.devices import pick_device, rounded
 from transformer.files import write_whole
 from transformer.flops import step_flops
+from transformer.learning import target_tokens
 from transformer.model import Transformer
 from transformer.parallel import ParallelTrainer
 from transformer.training import TrainingConfig, batches_from
@@ -61,10 +62,6 @@ def readable_attention() -> Iterator[None]:
         yield
     finally:
         transformer.multi_head.fused_attention = fused_attention
-
-
-def real_tokens(batch: Batch) -> int:
-    return int((batch.target[:, 1:] != 0).sum())
 
 
 def measure(
@@ -106,7 +103,7 @@ def measure(
     shapes = [(len(b.source), b.source.shape[1], b.target.shape[1] - 1) for b in timed]
     work = sum(step_flops(sizes, *shape) for shape in shapes)
     return {
-        "tokens_per_second": round(sum(map(real_tokens, timed)) / seconds, 1),
+        "tokens_per_second": round(sum(map(target_tokens, timed)) / seconds, 1),
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
         "mfu": work / seconds / peak if peak else None,
         "loss": trainer.losses[-1],

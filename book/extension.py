@@ -43,6 +43,16 @@ def new_prefix(env: BuildEnvironment) -> str:
     return f"{Path(env.docname).name[:2]}-{env.new_serialno('figure')}-"
 
 
+def numbered(svg: str, output: nodes.Element) -> nodes.figure:
+    """The drawing with its number; a cell's tag `figure:name` lets one refer to it as {numref}`fig-name`."""
+    figure = nodes.figure("", nodes.raw("", svg, format="html"), nodes.caption())
+    cell = output.parent.parent
+    for name in re.findall(r"tag_figure:(\S+)", " ".join(cell["classes"])):
+        figure["names"].append(f"fig-{name}")
+        output.document.note_explicit_target(figure, figure)
+    return figure
+
+
 class InlineFigures(SphinxTransform):
     """Puts SVG outputs into the page itself, where `currentColor` follows the reader's theme."""
 
@@ -58,7 +68,7 @@ class InlineFigures(SphinxTransform):
                 svg = inline_svg(svg, new_prefix(self.env), alt)
                 if not re.search('aria-label="[^"<&]', svg):
                     logger.warning("a figure without alternative text", location=output)
-                image.replace_self(nodes.raw("", svg, format="html"))
+                image.replace_self(numbered(svg, output))
 
 
 class Picture(SphinxDirective):

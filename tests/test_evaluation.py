@@ -141,11 +141,14 @@ def test_weights_of_different_models_are_refused(states):
 def test_mean_surprise_counts_tokens_and_not_batches(model):
     texts = ["a b", "a bb ccc dddd eeeee ffffff", "b", "c c c c"]
     examples = Tokenizer.train(texts, 262).examples([(text, text) for text in texts])
-    total = count = 0
-    for batch in token_batches(examples, 1000):
-        for source, target in zip(*batch, strict=True):  # one sentence alone, without its padding
-            single = type(batch)(source[source > 0][None], target[target > 0][None])
-            tokens = single.target.shape[1] - 1
-            total, count = total + tokens * batch_loss(model, single, smoothing=0.0).item(), count + tokens
-    for max_tokens in (40, 1000):
-        assert mean_surprise(model, examples, max_tokens=max_tokens) == pytest.approx(total / count, rel=1e-5)
+    for smoothing in (0.0, 0.1):
+        total = count = 0
+        for batch in token_batches(examples, 1000):
+            for source, target in zip(*batch, strict=True):  # one sentence alone, without its padding
+                single = type(batch)(source[source > 0][None], target[target > 0][None])
+                tokens = single.target.shape[1] - 1
+                total += tokens * batch_loss(model, single, smoothing=smoothing).item()
+                count += tokens
+        for max_tokens in (40, 1000):
+            surprise = mean_surprise(model, examples, max_tokens=max_tokens, smoothing=smoothing)
+            assert surprise == pytest.approx(total / count, rel=1e-5)

@@ -19,8 +19,8 @@ from transformer.checkpoints import load_tensors
 from transformer.data import Batch, pad
 from transformer.devices import DeviceTrainer, pick_device, rounded
 from transformer.fused_loss import fused_loss
-from transformer.learning import batch_loss
-from transformer.parallel import ParallelTrainer, batch_share, target_tokens
+from transformer.learning import batch_loss, target_tokens
+from transformer.parallel import ParallelTrainer, batch_share
 from transformer.training import Trainer, TrainingConfig, load_checkpoint
 
 SCRIPT = """

@@ -93,6 +93,7 @@ def test_a_page(browser: Browser, address: str, name: str, scheme: Any, width: i
         assert visit.violations() == []
         page.set_viewport_size({"width": other, "height": 900})
         check_layout(page, other)
+        assert visit.violations() == []
 
 
 @each_page
@@ -200,6 +201,18 @@ def test_the_picture_leads_to_the_chapters_whose_numbers_it_shows() -> None:
     for chapter, content in links:
         for number in re.findall(r'class="chip"[^>]*>(\d+)<', content):
             assert int(number) == int(chapter), content
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_and_exercises_are_numbered_in_their_order(name: str) -> None:
+    text = (SITE / name).read_text(encoding="utf-8")
+    place = int(Path(name).name[:2])
+    chapter = str(place) if place < 90 else chr(ord("A") + place - 90)
+    drawn = len(re.findall(r"<figure[^>]*>\s*<svg", text))
+    assert drawn == len(re.findall("<svg[^>]*aria-label", text)), "each drawing is a figure"
+    for kind, count in (("Figure", drawn), ("Exercise", len(re.findall('class="exercise ', text)))):
+        numbers = re.findall(rf'class="caption-number">{kind} ([\w.]+)', text)
+        assert numbers == [f"{chapter}.{number + 1}" for number in range(count)]
 
 
 @each_page

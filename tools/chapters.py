@@ -76,7 +76,7 @@ def read_chapter(path: Path, root: Path = ROOT) -> Chapter:
     for cell in notebook.cells:
         number += cell.cell_type == "code"
         for tag in tags(cell):
-            if tag not in TAGS and not tag.startswith("export:"):
+            if tag not in TAGS and not tag.startswith(("export:", "figure:")):
                 raise BookError(f"{name}: code cell {number}: unknown tag `{tag}` (known: {known})")
     set_cell_ids(notebook.cells)
     heading = re.search(r"^# +(.+?) *$", notebook.cells[0].source if notebook.cells else "", re.MULTILINE)

@@ -66,16 +66,13 @@ def code_of(path: Path) -> str:
 
 
 def fingerprint(chapter: Chapter, root: Path = ROOT) -> str:
-    """What a chapter's outputs depend on: its code and tags, the modules and records that it uses, torch."""
+    """What a chapter's outputs depend on: its code and tags, the modules and files that it uses, torch."""
     code = [[cell.source, tags(cell)] for cell in chapter.code_cells]
     source = "\n".join(source for source, _ in code)
     paths = sorted(imported_modules(source, root))
     constraints = (root / "constraints.txt").read_text(encoding="utf-8")
     torch = re.findall(r"^torch==.*$", constraints, re.MULTILINE)
     parts = [code, [[path.name, code_of(path)] for path in paths], torch]
-    for record in sorted((root / "chapters" / "records").glob("*.json")):
-        if "records" in source and record.stem in source:
-            parts.append([record.name, record.read_text(encoding="utf-8")])
     for path in named_files(source, root):
         parts.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -86,19 +86,19 @@ from transformer.files import write_whole
 from transformer.flops import step_flops
 from transformer.fused_loss import fused_loss
 from transformer.layers import AddAndNorm, DecoderLayer, EncoderLayer, FeedForward, TokenEmbedding
-from transformer.learning import batch_loss, label_smoothed_loss, linear_rate, paper_rate, teacher_forced
+from transformer.learning import (
+    batch_loss,
+    label_smoothed_loss,
+    linear_rate,
+    paper_rate,
+    target_tokens,
+    teacher_forced,
+)
 from transformer.lookup import exact_lookup, soft_lookup
 from transformer.masking import causal_mask, padding_mask
 from transformer.model import Decoder, Encoder, Transformer
-from transformer.multi_head import KeyValueCache, MultiHeadAttention, merge_heads, split_heads
-from transformer.parallel import (
-    ParallelTrainer,
-    batch_share,
-    first_before_others,
-    processes,
-    rank_and_size,
-    target_tokens,
-)
+from transformer.multi_head import CachedAttention, MultiHeadAttention, merge_heads, split_heads
+from transformer.parallel import ParallelTrainer, batch_share, first_before_others, processes, rank_and_size
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
 from transformer.recipes import (
     CORPORA,
@@ -150,6 +150,7 @@ __all__ = [
     "Batch",
     "Bleu",
     "CORPORA",
+    "CachedAttention",
     "CachedState",
     "Codec",
     "Corpus",
@@ -163,7 +164,6 @@ __all__ = [
     "Example",
     "FeedForward",
     "KEPT",
-    "KeyValueCache",
     "LONGEST",
     "LearnedPositions",
     "MULTI30K",

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from transformer.data import Example, token_batches
+from transformer.data import Batch, Example, token_batches
 from transformer.encoder_decoder import EncoderDecoder
-from transformer.learning import batch_loss
+from transformer.learning import batch_loss, target_tokens
 
 __all__ = [
     "Bleu",
@@ -129,14 +129,22 @@ def average_models(models: Sequence[EncoderDecoder]) -> EncoderDecoder:
 
 
 @torch.no_grad()
-def mean_surprise(model: EncoderDecoder, examples: Sequence[Example], *, max_tokens: int = 4000) -> float:
-    """Nats per target token, without smoothing, over all examples.
+def mean_surprise(
+    model: EncoderDecoder,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int = 4000,
+    smoothing: float = 0.0,
+) -> float:
+    """Nats per target token over all examples; without smoothing, e to it is the perplexity.
 
-    Its exponential is the perplexity. The model should be in eval mode.
+    The model should be in eval mode. It is asked on its own device.
     """
+    device = next(model.parameters()).device
     total, tokens = 0.0, 0
     for batch in token_batches(examples, max_tokens):
-        count = int((batch.target[:, 1:] != model.config.pad_id).sum())
-        total += count * batch_loss(model, batch, smoothing=0.0).item()
+        batch = Batch(*(side.to(device) for side in batch))
+        count = target_tokens(batch, pad_id=model.config.pad_id)
+        total += count * batch_loss(model, batch, smoothing=smoothing).item()
         tokens += count
     return total / tokens

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer.multi_head import KeyValueCache, MultiHeadAttention
+from transformer.multi_head import MultiHeadAttention
 
 __all__ = ["AddAndNorm", "DecoderLayer", "EncoderLayer", "FeedForward", "TokenEmbedding"]
 
@@ -48,9 +48,9 @@ class AddAndNorm(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch length d_model"],
+        x: Float[Tensor, "*batch d_model"],
         sublayer: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "batch length d_model"]:
+    ) -> Float[Tensor, "*batch d_model"]:
         """Send x through the sub-layer and add it back."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))
@@ -114,16 +114,10 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "batch target d_model"],
         memory: Float[Tensor, "batch source d_model"],
         mask: Bool[Tensor, "*#batch #target #target"] | None = None,
-        memory_mask: Bool[Tensor, "*#batch #target #seen"] | None = None,
-        *,
-        caches: tuple[KeyValueCache, KeyValueCache] | None = None,
+        memory_mask: Bool[Tensor, "*#batch #target #source"] | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
-        """`mask` is for target words, `memory_mask` for source words; True = may.
-
-        `caches`, one for each attention, hold what it has seen in earlier calls.
-        """
-        own, other = caches or (None, None)
+        """`mask` is for target words, `memory_mask` for source words; True = may."""
         attend, ask = self.self_attention, self.cross_attention
-        x = self.add_norm1(x, lambda x: attend(x, x, x, mask, cache=own)[0])
-        x = self.add_norm2(x, lambda x: ask(x, memory, memory, memory_mask, cache=other)[0])
+        x = self.add_norm1(x, lambda x: attend(x, x, x, mask)[0])
+        x = self.add_norm2(x, lambda x: ask(x, memory, memory, memory_mask)[0])
         return self.add_norm3(x, self.feed_forward)

@@ -8,10 +8,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from transformer.data import Batch
+from transformer.data import Batch, Tokenizer
 from transformer.encoder_decoder import EncoderDecoder
 
-__all__ = ["batch_loss", "label_smoothed_loss", "linear_rate", "paper_rate", "teacher_forced"]
+__all__ = [
+    "batch_loss",
+    "label_smoothed_loss",
+    "linear_rate",
+    "paper_rate",
+    "target_tokens",
+    "teacher_forced",
+]
 
 
 def label_smoothed_loss(
@@ -26,6 +33,11 @@ def label_smoothed_loss(
     over the whole vocabulary, the wanted token included.
     """
     return F.cross_entropy(logits, wanted, label_smoothing=smoothing)
+
+
+def target_tokens(batch: Batch, *, pad_id: int = Tokenizer.pad_id) -> int:
+    """How many target tokens of a batch have to be predicted."""
+    return int((batch.target[:, 1:] != pad_id).sum())
 
 
 def teacher_forced(

@@ -4,7 +4,6 @@ Chapter: The whole Transformer
 Exported from chapters/08_transformer.md; edit it there, not here.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +16,6 @@ from transformer.config import TransformerConfig
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.layers import DecoderLayer, EncoderLayer, TokenEmbedding
 from transformer.masking import causal_mask, padding_mask
-from transformer.multi_head import KeyValueCache
 from transformer.position import LearnedPositions, SinusoidalPositions
 
 __all__ = ["Decoder", "Encoder", "Transformer"]
@@ -30,7 +28,6 @@ _Maps = Float[Tensor, "batch layers heads queries keys"]
 _Tokens = Int[Tensor, "batch length"]
 _Vectors = Float[Tensor, "batch length d_model"]
 _Mask = Bool[Tensor, "*#batch #source #source"]
-_Pair = tuple[KeyValueCache, KeyValueCache]  # of a layer's self- and cross-attention
 
 
 def _stack(layer: type[nn.Module], config: TransformerConfig) -> nn.ModuleList:
@@ -67,13 +64,11 @@ class Decoder(nn.Module):
         x: _States,
         memory: _Memory,
         mask: Bool[Tensor, "*#batch #target #target"] | None = None,
-        memory_mask: Bool[Tensor, "*#batch #target #seen"] | None = None,
-        *,
-        caches: Sequence[_Pair] | None = None,
+        memory_mask: Bool[Tensor, "*#batch #target #source"] | None = None,
     ) -> _States:
         """Refine the embedded target layer by layer, each with a look at `memory`."""
-        for i, layer in enumerate(self.layers):
-            x = layer(x, memory, mask, memory_mask, caches=caches[i] if caches else None)
+        for layer in self.layers:
+            x = layer(x, memory, mask, memory_mask)
         return self.norm(x)
 
 

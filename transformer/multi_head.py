@@ -5,12 +5,13 @@ Exported from chapters/04_heads.md; edit it there, not here.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
 
-__all__ = ["KeyValueCache", "MultiHeadAttention", "merge_heads", "split_heads"]
+__all__ = ["CachedAttention", "MultiHeadAttention", "merge_heads", "split_heads"]
 
 
 def split_heads(
@@ -63,22 +64,18 @@ class MultiHeadAttention(nn.Module):
         query: Float[Tensor, "batch queries d_model"],
         key: Float[Tensor, "batch keys d_model"],
         value: Float[Tensor, "batch keys d_model"],
-        mask: Bool[Tensor, "#batch #heads #queries #seen"] | Bool[Tensor, "#queries #seen"] | None = None,
+        mask: Bool[Tensor, "#batch #heads #queries #keys"] | Bool[Tensor, "#queries #keys"] | None = None,
         *,
         need_weights: bool = False,
-        cache: "KeyValueCache | None" = None,
-    ) -> tuple[Float[Tensor, "batch queries d_model"], Float[Tensor, "batch heads queries seen"] | None]:
+    ) -> tuple[Float[Tensor, "batch queries d_model"], Float[Tensor, "batch heads queries keys"] | None]:
         """Attend from `query` to `key` and `value`; True in `mask` means "may attend".
 
         Returns the output, and every head's weights if `need_weights` (else None, and faster).
-        A query that may attend to nothing gets zeros from each head. With a `cache`, keys and
-        values are added to it, and all that it holds are seen; without, just these are.
+        A query that may attend to nothing gets zeros from each head.
         """
         q = split_heads(self.query(query), self.num_heads)  # (batch, heads, queries, d_k)
         k = split_heads(self.key(key), self.num_heads)  # (batch, heads, keys, d_k)
         v = split_heads(self.value(value), self.num_heads)  # (batch, heads, keys, d_v)
-        if cache is not None:
-            k, v = cache.extend(k, v)  # (batch, heads, seen, d_k) and (batch, heads, seen, d_v)
         dropout = self.dropout if self.training else 0.0
         if need_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout=dropout)
@@ -98,36 +95,64 @@ def _append(kept: Tensor, length: int, new: Tensor) -> Tensor:
     return kept
 
 
-class KeyValueCache:
-    """The keys and values that one attention has seen. It passes no gradients on to them."""
+def _choose(kept: Tensor, spare: Tensor | None, length: int, rows: Tensor) -> Tensor:
+    """The first `length` keys of these rows, in `spare` if that has the right shape."""
+    shape = (len(rows), *kept.shape[1:])
+    chosen = spare if spare is not None and spare.shape == shape else kept.new_empty(shape)
+    torch.index_select(kept[:, :, :length], 0, rows, out=chosen[:, :, :length])
+    return chosen
 
-    def __init__(self) -> None:
-        self.length = 0
-        self._kept: list[Tensor] = []  # keys, values: (batch, heads, room, d_head)
-        self._spare: list[Tensor] = []  # the same, to be chosen into
 
-    def extend(
+def _side_by_side(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """The weights and the bias of one layer that does the work of several."""
+    weight = torch.cat([layer.weight for layer in layers])  # (widths, d_model)
+    weight = weight.T.contiguous().T  # with few rows, this layout is the faster one
+    has_bias = layers[0].bias is not None
+    return weight, torch.cat([layer.bias for layer in layers]) if has_bias else None
+
+
+class CachedAttention:
+    """A MultiHeadAttention that is asked one word at a time and keeps keys and values.
+
+    `seen` is there from the beginning, perhaps of length 0; if it `grows`, every word that
+    asks is added to it first. No gradients are passed on.
+    """
+
+    @torch.no_grad()
+    def __init__(
         self,
-        keys: Float[Tensor, "batch heads new d_k"],
-        values: Float[Tensor, "batch heads new d_v"],
-    ) -> tuple[Float[Tensor, "batch heads seen d_k"], Float[Tensor, "batch heads seen d_v"]]:
-        """Append keys and values, perhaps none (length 0); return all that there are now."""
-        new = keys.detach(), values.detach()
-        if self.length == 0:
-            self._kept = [first.clone() for first in new]
-        elif keys.shape[2]:
-            pairs = zip(self._kept, new, strict=True)
-            self._kept = [_append(kept, self.length, more) for kept, more in pairs]
-        self.length += keys.shape[2]
-        kept_keys, kept_values = (kept[:, :, : self.length] for kept in self._kept)
-        return kept_keys, kept_values
+        attention: MultiHeadAttention,
+        seen: Float[Tensor, "rows seen d_model"],
+        *,
+        grows: bool,
+    ):
+        parts = [attention.query, attention.key, attention.value]
+        self.attention, self.length = attention, seen.shape[1]
+        kept = (split_heads(part(seen), attention.num_heads) for part in parts[1:])
+        self.kept = [part.contiguous() for part in kept]  # (rows, heads, room, d_head)
+        self._spare: list[Tensor | None] = [None, None]
+        asked = parts if grows else parts[:1]
+        self._layer, self._widths = _side_by_side(asked), [part.out_features for part in asked]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Float[Tensor, "rows d_model"],
+        mask: Bool[Tensor, "#rows #heads 1 #seen"] | None = None,
+    ) -> Float[Tensor, "rows d_model"]:
+        """What each row's newest word is told; True in `mask` means "may attend"."""
+        shape = len(x), self.attention.num_heads, 1, -1
+        parts = F.linear(x, *self._layer).split(self._widths, dim=-1)
+        query, *new = (part.reshape(shape) for part in parts)  # (rows, heads, 1, d_head)
+        if new:
+            self.kept = [_append(a, self.length, b) for a, b in zip(self.kept, new, strict=True)]
+            self.length += 1
+        keys, values = (kept[:, :, : self.length] for kept in self.kept)
+        heads = fused_attention(query, keys, values, mask)  # (rows, heads, 1, d_v)
+        return self.attention.output(heads.flatten(1))
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep these rows of the batch, in this order; one may be kept several times."""
-        shapes = [(len(rows), *kept.shape[1:]) for kept in self._kept]
-        if [spare.shape for spare in self._spare] != shapes:
-            self._spare = [self._kept[0].new_empty(shape) for shape in shapes]
-        for kept, spare in zip(self._kept, self._spare, strict=True):
-            seen, chosen = (x[:, :, : self.length] for x in (kept, spare))
-            torch.index_select(seen, 0, rows, out=chosen)
-        self._kept, self._spare = self._spare, self._kept
+        """Keep these rows, in this order; one may be kept several times."""
+        pairs = list(zip(self.kept, self._spare, strict=True))
+        self._spare = [kept for kept, _ in pairs]
+        self.kept = [_choose(kept, spare, self.length, rows) for kept, spare in pairs]

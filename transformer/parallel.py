@@ -21,21 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformer.data import Batch, Example, Tokenizer
 from transformer.devices import DeviceTrainer
 from transformer.encoder_decoder import EncoderDecoder
+from transformer.learning import target_tokens
 from transformer.training import TrainingConfig, batches_from
 
-__all__ = [
-    "ParallelTrainer",
-    "batch_share",
-    "first_before_others",
-    "processes",
-    "rank_and_size",
-    "target_tokens",
-]
-
-
-def target_tokens(batch: Batch, *, pad_id: int = Tokenizer.pad_id) -> int:
-    """How many target tokens of a batch have to be predicted."""
-    return int((batch.target[:, 1:] != pad_id).sum())
+__all__ = ["ParallelTrainer", "batch_share", "first_before_others", "processes", "rank_and_size"]
 
 
 def batch_share(

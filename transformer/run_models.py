@@ -9,15 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from transformer.checkpoints import load_model, load_tensors, save_model
-from transformer.data import Batch, Example, Pair, Tokenizer, token_batches
+from transformer.data import Example, Pair, Tokenizer
 from transformer.decoding import translate
-from transformer.evaluation import average_weights, exact_match
-from transformer.learning import batch_loss
+from transformer.evaluation import average_weights, exact_match, mean_surprise
 from transformer.model import Transformer
-from transformer.parallel import target_tokens
 from transformer.run_files import write_metrics
 from transformer.training import TrainingConfig
 
@@ -33,17 +29,10 @@ __all__ = [
 ]
 
 
-@torch.no_grad()
 def held_out_loss(model: Transformer, examples: Sequence[Example], config: TrainingConfig) -> float:
-    """The mean loss of a target token, without dropout, on the model's own device."""
-    model.eval()
-    device, total, count = next(model.parameters()).device, 0.0, 0
-    for batch in token_batches(examples, config.max_tokens):
-        batch = Batch(*(side.to(device) for side in batch))
-        tokens = target_tokens(batch)
-        total += tokens * batch_loss(model, batch, smoothing=config.smoothing).item()
-        count += tokens
-    return total / count
+    """The training's loss per target token, without dropout; the model is left in eval mode."""
+    tokens, smoothing = config.max_tokens, config.smoothing
+    return mean_surprise(model.eval(), examples, max_tokens=tokens, smoothing=smoothing)
 
 
 def share_right(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> float:

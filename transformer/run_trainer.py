@@ -14,8 +14,9 @@ import torch
 from tqdm import tqdm
 
 from transformer.data import Batch, Corpus, Example, Pair, Tokenizer
+from transformer.learning import target_tokens
 from transformer.model import Transformer
-from transformer.parallel import ParallelTrainer, target_tokens
+from transformer.parallel import ParallelTrainer
 from transformer.recipes import LONGEST, configs_for
 from transformer.run_files import read_metrics, read_tokenizer, write_metrics
 from transformer.run_models import held_out_loss, keep_model, share_right

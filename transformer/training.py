@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformer.checkpoints import load_tensors, save_tensors, unprefixed
 from transformer.data import Batch, Example, token_batches
 from transformer.encoder_decoder import EncoderDecoder
-from transformer.learning import batch_loss, linear_rate, paper_rate
+from transformer.learning import batch_loss, linear_rate, paper_rate, target_tokens
 
 __all__ = ["Trainer", "TrainingConfig", "batches_from", "load_checkpoint", "save_checkpoint"]
 
@@ -112,7 +112,7 @@ def _with_bar(trainer: Trainer, end: int) -> Iterator[Batch]:
     with tqdm(total=end, initial=trainer.step, unit="step") as bar:
         for batch in itertools.islice(batches, todo):
             yield batch
-            tokens += int((batch.target[:, 1:] != trainer.model.config.pad_id).sum())
+            tokens += target_tokens(batch, pad_id=trainer.model.config.pad_id)
             speed = tokens / (time.perf_counter() - start)
             loss, rate = trainer.losses[-1], trainer.optimizer.param_groups[0]["lr"]
             status = f"loss {loss:.3f}, rate {rate:.1e}, {speed:,.0f} tokens/s"
