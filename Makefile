@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book test test-site pdf lint chapter serve clean
+.PHONY: help book test test-site pdf lint chapter bench serve clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -43,6 +43,15 @@ chapter: $(INSTALLED) ## export and execute one chapter while writing: make chap
 	@$(BIN)/python tools/export.py
 	@$(BIN)/python tools/execute.py $(CHAPTER) $(if $(FORCE),--force)
 
+bench: .venv-bench/.installed ## measure the package beside other implementations, for about an hour
+	@.venv-bench/bin/pytest tests/test_benchmarks.py
+	@.venv-bench/bin/python benchmarks/training.py --record
+	@.venv-bench/bin/python benchmarks/training.py --threads 2 --record
+	@.venv-bench/bin/python benchmarks/training.py --size base --rounds 3 --record
+	@.venv-bench/bin/python benchmarks/decoding.py --rounds 3 --record
+	@.venv-bench/bin/python benchmarks/attention.py --record
+	@.venv-bench/bin/python benchmarks/pipeline.py --record
+
 serve: book ## build the site and serve it at http://localhost:8000 (PORT=…)
 	@echo "serving http://localhost:$(PORT), stop with Ctrl-C"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
@@ -60,4 +69,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv, which takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
 	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
+	@touch $@
+
+# An environment of its own: the other implementations are needed for nothing else.
+.venv-bench/.installed: pyproject.toml constraints.txt
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@echo "installing into .venv-bench, which takes a minute or two"
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,test]'
 	@touch $@

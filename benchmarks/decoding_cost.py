@@ -15,6 +15,7 @@ import statistics
 import time
 
 import torch
+from peers import Endless
 from record import RECORDS, Run, provenance, save_runs
 from torch import Tensor
 
@@ -30,15 +31,6 @@ SOURCE_LENGTH = 20
 # cached?, beam, sentences, tokens of each
 CASES = [(cached, 1, 1, tokens) for tokens in (16, 64, 256) for cached in (True, False)]
 CASES += [(True, 1, 32, 64), (False, 1, 32, 64), (True, 1, 32, 256), (True, 4, 1, 64), (True, 4, 32, 64)]
-
-
-class Endless(Transformer):
-    """A Transformer that never says its end."""
-
-    def project(self, states: Tensor) -> Tensor:
-        logits = super().project(states)
-        logits[..., self.config.eos_id] = -1e9
-        return logits
 
 
 class Uncached(EncoderDecoder):

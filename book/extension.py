@@ -43,13 +43,19 @@ def new_prefix(env: BuildEnvironment) -> str:
     return f"{Path(env.docname).name[:2]}-{env.new_serialno('figure')}-"
 
 
-def numbered(svg: str, output: nodes.Element) -> nodes.figure:
-    """The drawing with its number; a cell's tag `figure:name` lets one refer to it as {numref}`fig-name`."""
-    figure = nodes.figure("", nodes.raw("", svg, format="html"), nodes.caption())
-    cell = output.parent.parent
-    for name in re.findall(r"tag_figure:(\S+)", " ".join(cell["classes"])):
-        figure["names"].append(f"fig-{name}")
-        output.document.note_explicit_target(figure, figure)
+def numbered(svg: str, name: str, alt: str, output: nodes.Element) -> nodes.figure:
+    """The drawing with its number and the first sentence of its description.
+
+    A cell's tag `figure:name` lets one refer to it as {numref}`fig-name`.
+    """
+    sentence = re.split(r"(?<=\.)\s", alt.removeprefix("Figure: "))[0]
+    parts = nodes.raw("", svg, format="html"), nodes.caption("", sentence)
+    figure = nodes.figure("", *parts, ids=[f"figure-{name}"])
+    cell = output
+    while "cell" not in cell["classes"]:
+        cell = cell.parent
+    figure["names"] = [f"fig-{tag}" for tag in re.findall(r"tag_figure:(\S+)", " ".join(cell["classes"]))]
+    output.document.note_explicit_target(figure, figure)
     return figure
 
 
@@ -65,10 +71,11 @@ class InlineFigures(SphinxTransform):
             alt = plain[0].strip("'\" ") if plain else ""
             for image in list(output.findall(nodes.image)):
                 svg = Path(self.env.srcdir, image["uri"].lstrip("/")).read_text(encoding="utf-8")
-                svg = inline_svg(svg, new_prefix(self.env), alt)
+                prefix = new_prefix(self.env)
+                svg = inline_svg(svg, prefix, alt)
                 if not re.search('aria-label="[^"<&]', svg):
                     logger.warning("a figure without alternative text", location=output)
-                image.replace_self(numbered(svg, output))
+                image.replace_self(numbered(svg, prefix.strip("-"), alt, output))
 
 
 class Picture(SphinxDirective):

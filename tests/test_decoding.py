@@ -65,7 +65,8 @@ class Forgetful(EncoderDecoder):
 
 @few
 @given(
-    seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(1, 9), st.booleans(), st.booleans()
+    seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(1, 9),
+    st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_a_cached_attention_is_the_attention(
     seed: int, d_k: int, d_v: int, before: int, steps: int, grows: bool, bias: bool

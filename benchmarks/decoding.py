@@ -1,0 +1,71 @@
+"""Decoding: tokens a second, beside other implementations of the same model.
+
+Greedy and a beam of 4, one sentence and 32 at a time, 16 to 256 tokens each. The weights are random and no
+sentence ends, so that each gets exactly the tokens that are asked for; the sources have 20. In float32. All
+peers take each case of each round one after the other; a first round warms up. Printed are JSON rows;
+--record also writes them into chapters/records/bench_decoding.json.
+
+    python benchmarks/decoding.py [--size base] [--threads 2] [--rounds 5] [--peers ours marian …] [--record]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+
+import torch
+from peers import PEERS, SIZES, Peer, about, build
+from record import Run, provenance
+from side_by_side import interleaved, options, parse, report, speeds
+from torch import Tensor
+
+ABOUT = "Decoding beside other implementations of the same model: speed by beam, batch and length."
+SOURCE_LENGTH = 20
+
+
+def writing(peer: Peer, beam: int, source: Tensor, tokens: int) -> Callable[[], None]:
+    """Writing that many tokens for each source, to be timed."""
+    write = partial(peer.greedy, source) if beam == 1 else partial(peer.beam, source, beam)
+
+    def run() -> None:
+        said = write(tokens)
+        if said.shape != (len(source), tokens):
+            raise RuntimeError(f"{peer.title}: {tokens} tokens were asked for, not {tuple(said.shape)}")
+
+    return run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parse(options(__doc__, list(PEERS)), arguments)
+    sizes, began = SIZES[given.size], time.process_time()
+    cases = list(product((1, 4), (1, 32), (16, 64, 256)))  # beam, sentences, tokens
+    if given.smoke:
+        cases = list(product((1, 4), (1, 3), (5,)))
+    peers, rows = build(given.peers, sizes, "greedy")
+    for peer in peers.values():
+        if peer.model:
+            peer.model.eval()
+    torch.manual_seed(0)
+    sources = torch.randint(3, sizes.vocab_size, (32, SOURCE_LENGTH))
+    work = {}
+    for (beam, sentences, tokens), name in product(cases, peers):
+        if beam == 1 or peers[name].beam:
+            run = writing(peers[name], beam, sources[:sentences], tokens)
+            work[beam, sentences, tokens, name] = run
+    seconds = interleaved(work, given.rounds)
+    origin = provenance(0, time.process_time() - began)
+    for case in cases:
+        beam, sentences, tokens = case
+        times = {name: seconds[*case, name] for name in peers if (*case, name) in seconds}
+        speed = speeds(times, sentences * tokens)
+        which: Run = {"beam": beam, "sentences": sentences, "tokens": tokens}
+        for name in speed:
+            rows.append(about(name, peers[name]) | which | speed[name] | {"provenance": origin})
+    same = {"size": given.size, "threads": given.threads}
+    report("decoding", ABOUT, {"source_length": SOURCE_LENGTH}, same, rows, record=given.record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The comparison with other implementations: the same model, the same work, and honest arithmetic.
+
+The others are measured where they are installed, as in the environment of `make bench`; elsewhere their tests
+are skipped. PyTorch's is always there.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import copy_weights
+from torch import nn
+
+from chapters import ROOT
+from transformer.data import Batch
+
+sys.path.append(str(ROOT / "benchmarks"))
+peers: Any = importlib.import_module("peers")
+side_by_side: Any = importlib.import_module("side_by_side")
+training: Any = importlib.import_module("training")
+
+TOY = peers.SIZES["toy"]
+SOURCE = torch.tensor([[7, 40, 3, 299, 12], [5, 6, 77, 123, 11], [250, 9, 9, 31, 4]])
+MARIAN = {  # our word → Marian's, in this order
+    "embedding": "model.shared", "encoder.": "model.encoder.", "decoder.": "model.decoder.",
+    "self_attention": "self_attn", "cross_attention": "encoder_attn", "query": "q_proj", "key": "k_proj",
+    "value": "v_proj", "output": "out_proj", "feed_forward.0": "fc1", "feed_forward.2": "fc2",
+}  # fmt: skip
+NORMS = {
+    "encoder": ["self_attn_layer_norm", "final_layer_norm"],
+    "decoder": ["self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"],
+}
+
+
+def installed(name: str, *arguments: Any) -> Any:
+    """The toy model of a peer; the test is skipped where it is missing."""
+    if reason := peers.PEERS[name].missing():
+        pytest.skip(f"{reason} here: make bench installs it and runs this test")
+    torch.manual_seed(0)
+    return peers.PEERS[name](TOY, *arguments)
+
+
+def in_marians_names(ours: nn.Module) -> dict[str, torch.Tensor]:
+    """Our weights as MarianMTModel calls them, positions included."""
+    renamed = {}
+    for name, weight in ours.state_dict().items():
+        for side, norms in NORMS.items():
+            for number, norm in enumerate(norms if name.startswith(side) else [], start=1):
+                name = name.replace(f"add_norm{number}.norm", norm)
+        for word, theirs in MARIAN.items():
+            name = name.replace(word, theirs)
+        renamed[name] = weight
+    positions = {
+        f"model.{side}.embed_positions.weight": ours.get_submodule("positions").table for side in NORMS
+    }
+    return renamed | positions
+
+
+def with_equal_weights(name: str) -> tuple[Any, Any]:
+    """Ours and another with the same random weights, which make no special token probable.
+
+    The embeddings are of one length, or the longest would be said over and over.
+    """
+    ours = installed("ours")
+    for weight in ours.parameters():
+        if weight.dim() == 2:
+            nn.init.normal_(weight, std=0.3)
+    embedding = ours.model.embedding
+    embedding.weight.data = 2 * nn.functional.normalize(embedding.weight.data)
+    embedding.weight.data[:3] = 0
+    other = installed(name, ours.model) if name == "ctranslate2" else installed(name)
+    if name == "torch":
+        for weight in other.model.stacks.parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.3)
+        copy_weights(other.model.stacks, ours.model)
+        other.model.embedding.load_state_dict(embedding.state_dict())
+    elif name == "marian":
+        result = other.model.load_state_dict(in_marians_names(ours.model), strict=False)
+        tied = {"lm_head.weight", *(f"model.{side}.embed_tokens.weight" for side in NORMS)}
+        assert not result.unexpected_keys and set(result.missing_keys) <= tied | {"final_logits_bias"}
+    for peer in (ours, other):
+        if peer.model:
+            peer.model.eval()
+    return ours, other
+
+
+@pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if peer.loss])
+def test_all_peers_have_the_same_number_of_weights(name: str) -> None:
+    attentions, norms = 3 * TOY.num_layers, 5 * TOY.num_layers
+    # x-transformers: no biases in attention and in norms, but a scale for the positions of each side
+    fewer = {"x-transformers": 4 * attentions * TOY.d_model + norms * TOY.d_model - 2}
+    ours, other = (sum(map(torch.numel, installed(each).parameters())) for each in ("ours", name))
+    assert ours - other == fewer.get(name, 0)
+
+
+@pytest.mark.parametrize("name", ["torch", "marian"])
+def test_equal_weights_have_an_equal_loss(name: str) -> None:
+    ours, other = with_equal_weights(name)
+    ours.model.double()
+    other.model.double()
+    target = torch.tensor([[1, 8, 50, 33, 2], [1, 60, 2, 0, 0], [1, 5, 299, 2, 0]])
+    source = torch.tensor([[7, 40, 3, 2], [5, 2, 0, 0], [250, 9, 2, 0]])
+    batch = Batch(source, target)
+    torch.testing.assert_close(other.loss(batch), ours.loss(batch), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["torch", "marian", "ctranslate2"])
+def test_equal_weights_write_the_same(name: str) -> None:
+    ours, other = with_equal_weights(name)
+    source = torch.randint(3, TOY.vocab_size, (40, 6))
+    said, searched = ours.greedy(source, 9), ours.beam(source, 3, 9)
+    assert len(said.unique()) > 5 and not torch.equal(said, searched)  # else little would be compared
+    assert torch.equal(other.greedy(source, 9), said)
+    if other.beam:
+        assert torch.equal(other.beam(source, 3, 9), searched)
+
+
+def test_ours_never_ends() -> None:
+    model = installed("ours").model
+    wish = model.embedding.weight[2:3]  # the end is what comes nearest to itself
+    assert (wish @ model.embedding.weight.T).argmax() == 2 != model.project(wish).argmax()
+
+
+@pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if peer.greedy])
+@pytest.mark.parametrize("sentences", [1, 3])
+def test_every_peer_writes_exactly_the_tokens_asked_for(name: str, sentences: int) -> None:
+    peer = installed(name)
+    if peer.model:
+        peer.model.eval()
+    for tokens in (1, 9):
+        assert peer.greedy(SOURCE[:sentences], tokens).shape == (sentences, tokens)
+        if peer.beam:
+            assert peer.beam(SOURCE[:sentences], 4, tokens).shape == (sentences, tokens)
+
+
+@pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if peer.loss])
+def test_every_peer_learns(name: str) -> None:
+    if name == "torch-compiled":
+        pytest.skip("compiling takes a minute")
+    peer = installed(name)
+    batch = Batch(SOURCE, torch.tensor([[1, 8, 50, 2], [1, 60, 2, 0], [1, 5, 299, 2]]))
+    before = peer.model.eval() and peer.loss(batch).item()
+    training.learning(peer, [batch] * 10)()
+    assert peer.model.training  # dropout was on
+    assert peer.model.eval() and peer.loss(batch).item() < before
+    assert all(weight.grad is not None for weight in peer.parameters())
+
+
+def test_the_batches_are_as_long_as_those_of_multi30k(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULTI30K_DIR", raising=False)
+    batches = training.make_batches(side_by_side.captions(8000), 8000, 2048)
+    assert len(batches) == 4
+    for batch in batches:
+        lengths = (batch.target[:, 1:] != 0).sum(1)
+        assert lengths.min() >= 8 and lengths.max() <= 36
+        assert 1700 < lengths.sum() <= 2048
+
+
+def test_a_round_takes_all_in_turn_and_the_first_does_not_count() -> None:
+    order: list[str] = []
+    seconds = side_by_side.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, 2)
+    assert "".join(order) == "abcabcabc"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_speeds_and_ratios() -> None:
+    def times(*walls: float) -> list[Any]:
+        return [side_by_side.Seconds(2 * wall, wall) for wall in walls]
+
+    # the second round was slow for all: a ratio compares what ran side by side
+    seconds = {"ours": times(1, 3, 1), "quick": times(2, 6, 2), "slow": times(4, 12, 5)}
+    speed = side_by_side.speeds(seconds, 100)
+    assert [speed[name]["tokens_per_second"] for name in seconds] == [100, 50, 20]
+    assert [speed[name]["tokens_per_cpu_second"] for name in seconds] == [50, 25, 10]
+    assert [speed[name]["ratio_wall"] for name in seconds] == [2, 1, 0.5]
+    assert speed["ours"]["cpu_seconds"] == [2, 6, 2]
+    assert side_by_side.speeds({"ours": times(1)}, 100)["ours"]["ratio_cpu"] == 1
+
+
+def test_padding_is_no_work() -> None:
+    lengths = [(3, 2), (2, 4)]  # of source and target
+    single = [Batch(torch.full((1, s), 5), torch.full((1, 1 + t), 5)) for s, t in lengths]
+    source, target = torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)
+    for row, (s, t) in enumerate(lengths):
+        source[row, :s], target[row, : 1 + t] = 5, 5
+    assert training.work_of(TOY, [Batch(source, target)]) == training.work_of(TOY, single) > 0
+
+
+def test_a_record_keeps_what_was_measured_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for size, value in (("small", 1), ("base", 2), ("small", 3)):
+        same, rows = {"size": size, "threads": 1}, [{"value": value}]
+        side_by_side.report("x", "about", {}, same, rows, record=True, folder=tmp_path)
+    runs = json.loads((tmp_path / "bench_x.json").read_text())["runs"]
+    assert [(run["size"], run["value"]) for run in runs] == [("base", 2), ("small", 3)]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def rows_of(script: str, *options: str) -> list[dict[str, Any]]:
+    """What a benchmark prints in its smoke test."""
+    command = [sys.executable, ROOT / "benchmarks" / script, "--smoke", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMER_CHECK_SHAPES": "0"}
+    done = subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("script", ["training.py", "decoding.py"])
+def test_the_comparisons_run_at_toy_sizes(script: str) -> None:
+    rows = rows_of(script)
+    measured = {row["peer"] for row in rows if "ratio_cpu" in row}
+    assert {"ours", "torch"} <= measured
+    for row in rows:
+        if row["peer"] in measured:
+            assert row["tokens_per_cpu_second"] > 0 and row["provenance"]["torch"] == torch.__version__
+            assert row["version"].split()[1]
+        else:
+            assert row["peer"] == "yardstick" or "missing" in row["not_run"]
+    if script == "training.py":
+        assert all(row["peak_mib"] >= row["start_mib"] > 50 for row in rows if row["peer"] in measured)
+        assert all(0 < row["mfu"] < 1 for row in rows if row["peer"] in measured)
+    else:
+        cases = [(row["beam"], row["sentences"]) for row in rows if row["peer"] == "ours"]
+        assert cases == [(1, 1), (1, 3), (4, 1), (4, 3)]
+
+
+def test_the_small_benchmarks_run_at_toy_sizes() -> None:
+    rows = rows_of("attention.py")
+    assert [row["kind"] for row in rows] == ["explicit", "fused"]
+    assert all(row["cpu_seconds"] > 0 and row["memory_mib"] >= 0 for row in rows)
+    assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
