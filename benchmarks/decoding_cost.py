@@ -15,7 +15,7 @@ import statistics
 import time
 
 import torch
-from peers import Endless
+from peers import endless
 from record import RECORDS, Run, provenance, save_runs
 from torch import Tensor
 
@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     began = time.process_time()
-    cached = Endless(TransformerConfig(**SIZES)).eval()
+    cached = endless(Transformer(TransformerConfig(**SIZES)).eval())
     models: dict[bool, EncoderDecoder] = {True: cached, False: Uncached(cached)}
     source = torch.randint(3, SIZES["vocab_size"], (32, SOURCE_LENGTH))
     cpu_seconds(cached, source, 1, 8)  # warm up

@@ -15,6 +15,7 @@ that: it brings fifty packages, among them a protobuf of 2022, and does not name
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import os
@@ -49,16 +50,12 @@ SIZES = {
 SMOOTHING = 0.1
 
 
-class Endless(Transformer):
-    """A Transformer that never says its end, except while it learns."""
-
-    def output_layer(self) -> tuple[Tensor, Tensor | None]:
-        weight, _ = super().output_layer()
-        if self.training:
-            return weight, None
-        never = torch.zeros(len(weight))
-        never[self.config.eos_id] = -1e9
-        return weight, never
+def endless(model: Transformer) -> Transformer:
+    """The same model, with the same weights, that never says its end."""
+    other, never = copy.copy(model), torch.zeros(model.config.vocab_size)
+    never[model.config.eos_id] = -1e9
+    other.output_layer = lambda: (model.embedding.weight, never)
+    return other
 
 
 class Peer:
@@ -93,16 +90,16 @@ class Ours(Peer):
     title = "ours"
 
     def __init__(self, sizes: TransformerConfig):
-        self.model = Endless(sizes)
+        self.model = Transformer(sizes)
 
     def loss(self, batch: Batch) -> Tensor:
         return fused_loss(self.model, batch, smoothing=SMOOTHING)
 
     def greedy(self, source: Tensor, tokens: int) -> Tensor:
-        return greedy_decode(self.model, source, max_length=tokens)[:, 1:]
+        return greedy_decode(endless(self.model), source, max_length=tokens)[:, 1:]
 
     def beam(self, source: Tensor, beam: int, tokens: int) -> Tensor:
-        return beam_search(self.model, source, beam=beam, max_length=tokens)[:, 1:]
+        return beam_search(endless(self.model), source, beam=beam, max_length=tokens)[:, 1:]
 
 
 class TorchModel(nn.Module):
