@@ -99,11 +99,8 @@ def test_a_cached_attention_never_writes_into_what_it_was_given() -> None:
 
 
 def test_room_is_taken_seldom() -> None:
-    cached, moves, place = (
-        CachedAttention(MultiHeadAttention(8, 2), torch.zeros(1, 0, 8), grows=True),
-        0,
-        None,
-    )
+    cached = CachedAttention(MultiHeadAttention(8, 2), torch.zeros(1, 0, 8), grows=True)
+    moves, place = 0, None
     for _ in range(500):
         cached(torch.zeros(1, 8))
         moves += cached.kept[0].data_ptr() != place
