@@ -11,10 +11,12 @@ from MULTI30K_DIR.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from record import RECORDS, Run, load_runs, provenance, save_runs
 
+from transformer.data import Pair
 from transformer.decoding import translate
 from transformer.devices import pick_device
 from transformer.downloads import multi30k
@@ -25,26 +27,29 @@ PATH = RECORDS / "multi30k.json"
 ABOUT = "Multi30k, English to German: trained on the training split, scored once on test_2016_flickr."
 SETTINGS: Run = {"beam": 5}
 
+Score = Callable[[Sequence[str], Sequence[str]], Bleu]
 
-def scored(folder: Path, recipe: str) -> Run:
-    """Translate the test set with the model of a run, and say how good that is and where it comes from."""
+
+def record_run(folder: Path, recipe: str, pairs: Sequence[Pair], scores: dict[str, Score]) -> None:
+    """Translate with the model of a run, and record how good that is and where it comes from."""
     model, tokenizer = load_run(folder, pick_device())
     config, metrics = read_config(folder), read_metrics(folder)
     if metrics[-1]["step"] < config["settings"]["steps"]:
         raise SystemExit(f"{folder}: the training has only come to step {metrics[-1]['step']}")
-    sources, wanted = zip(*multi30k().test, strict=True)
+    sources, wanted = zip(*pairs, strict=True)
     said = translate(model, tokenizer, sources, beam=SETTINGS["beam"])
-    seconds = sum(entry["seconds"] for entry in metrics)
-    origin = provenance(config["settings"]["seed"], seconds) | config["sessions"][-1]
-    return {
+    losses = [entry["validation_loss"] for entry in metrics]
+    origin = provenance(config["settings"]["seed"], sum(entry["seconds"] for entry in metrics))
+    new: Run = {
         "recipe": recipe,
         "settings": config["settings"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "validation_loss": min(entry["validation_loss"] for entry in metrics),
-        "bleu": bleu(said, wanted),
-        "lowercased": bleu(said, wanted, lowercase=True),
-        "provenance": origin,
+        "validation_loss": min(*losses, metrics[-1]["average_loss"]),  # of the model that `train` chose
     }
+    new |= {name: score(said, wanted) for name, score in scores.items()}
+    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new | {"provenance": origin | config["sessions"][-1]}])
+    for name in scores:
+        print(name, new[name])
 
 
 def main() -> None:
@@ -52,9 +57,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the directory of a training that has come to its end")
     parser.add_argument("--recipe", required=True, help="what the book calls it")
     chosen = parser.parse_args()
-    new = scored(chosen.run, chosen.recipe)
-    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new])
-    print(Bleu(*new["bleu"]), Bleu(*new["lowercased"]), sep="\n")
+    scores: dict[str, Score] = {"bleu": bleu, "lowercased": lambda *texts: bleu(*texts, lowercase=True)}
+    record_run(chosen.run, chosen.recipe, multi30k().test, scores)
 
 
 if __name__ == "__main__":

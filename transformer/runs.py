@@ -110,11 +110,18 @@ def _conclude(trainer: RunTrainer) -> None:
         print("no curve.png: matplotlib is not installed")
 
 
-def train_run(folder: Path, options: dict[str, Any], **machine: Any) -> bool:
+def train_run(
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
+    **machine: Any,
+) -> bool:
     """Begin a run, or go on with it; False if it was asked to stop before its end.
 
-    `machine` is what DeviceTrainer takes. ValueError if the run has other settings, or
-    if another training is at work in its folder.
+    A new run learns its tokenizer from the corpus unless one is given; an old one keeps
+    its own. `machine` is what DeviceTrainer takes. ValueError if the run has other
+    settings, or if another training is at work in its folder.
     """
     first = rank_and_size()[0] == 0
     with first_before_others():
@@ -122,9 +129,9 @@ def train_run(folder: Path, options: dict[str, Any], **machine: Any) -> bool:
     with locked(folder) if first else nullcontext():
         with first_before_others():
             if first and not (folder / "config.json").exists():
-                texts = [text for pair in corpus.train for text in pair]
-                tokenizer = Tokenizer.train(texts, settings["vocab_size"])
-                tokenizer.save(folder / "tokenizer.json")
+                texts = (text for pair in corpus.train for text in pair)
+                learned = tokenizer or Tokenizer.train(texts, settings["vocab_size"])
+                learned.save(folder / "tokenizer.json")
         trainer = RunTrainer(folder, settings, corpus, **machine)
         if first:
             _announce(trainer, settings, corpus)
