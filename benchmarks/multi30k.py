@@ -47,7 +47,8 @@ def record_run(folder: Path, recipe: str, pairs: Sequence[Pair], scores: dict[st
         "validation_loss": min(*losses, metrics[-1]["average_loss"]),  # of the model that `train` chose
     }
     new |= {name: score(said, wanted) for name, score in scores.items()}
-    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new | {"provenance": origin | config["sessions"][-1]}])
+    new["provenance"] = origin | config["sessions"][-1]
+    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new])
     for name in scores:
         print(name, new[name])
 

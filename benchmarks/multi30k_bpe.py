@@ -1,9 +1,9 @@
 """Train on the very pieces of words that a published result was trained on, and score as it was scored.
 
-The 41.02 BLEU of Wu et al. (2021) are counted on the test set of 2016, lower-cased and cut into words before
-anything else. Their files hold Multi30k in that form, with the words cut into pieces ("viel@@ er"). DATA is the
-folder with them: train, valid and test.2016, each .en and .de, plain or gzipped. Trains like `--corpus multi30k`
-and records the row "tiny, on their BPE" in chapters/records/multi30k.json; what was stopped goes on.
+The 41.02 BLEU of Wu et al. (2021) are counted on the test set of 2016, lower-cased and cut into words first.
+Their files hold Multi30k in that form, with the words cut into pieces ("viel@@ er"). DATA is the folder with
+them: train, valid and test.2016, each .en and .de, plain or gzipped. Trains like `--corpus multi30k` and
+records the row "tiny, on their BPE" in chapters/records/multi30k.json; what was stopped goes on.
 
     torchrun --nproc-per-node 2 benchmarks/multi30k_bpe.py DATA runs/multi30k-bpe
 """
