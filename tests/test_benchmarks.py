@@ -4,6 +4,7 @@ The others are measured where they are installed, as in the environment of `make
 are skipped. PyTorch's is always there.
 """
 
+import gzip
 import importlib
 import json
 import os
@@ -24,6 +25,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 peers: Any = importlib.import_module("peers")
 side_by_side: Any = importlib.import_module("side_by_side")
 training: Any = importlib.import_module("training")
+multi30k: Any = importlib.import_module("multi30k")
+multi30k_bpe: Any = importlib.import_module("multi30k_bpe")
 
 TOY = peers.SIZES["toy"]
 SOURCE = torch.tensor([[7, 40, 3, 299, 12], [5, 6, 77, 123, 11], [250, 9, 9, 31, 4]])
@@ -235,3 +238,64 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert [row["kind"] for row in rows] == ["explicit", "fused"]
     assert all(row["cpu_seconds"] > 0 and row["memory_mib"] >= 0 for row in rows)
     assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
+
+
+THEIRS = [
+    ("a man on a ro@@ of .", "ein mann auf ei@@ nem da@@ ch ."),
+    ("a dog r@@ uns .", "ein hu@@ nd rennt ."),
+]
+
+
+def their_files(folder: Path) -> Path:
+    """Three splits in pieces, some of them packed."""
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "valid", "test.2016"):
+        for side, language in enumerate(("en", "de")):
+            text = "".join(f"{pair[side]}\n" for pair in THEIRS * 40).encode()
+            if split == "valid":
+                (folder / f"{split}.{language}").write_bytes(text)
+            else:
+                (folder / f"{split}.{language}.gz").write_bytes(gzip.compress(text))
+    return folder
+
+
+def test_pieces_that_others_made_stay_as_they_are(tmp_path: Path) -> None:
+    corpus = multi30k_bpe.their_corpus(their_files(tmp_path))
+    assert corpus.train[:2] == THEIRS and len(corpus.validation) == len(corpus.test) == 80
+    texts = [text for pair in THEIRS for text in pair]
+    tokenizer = multi30k_bpe.pieces_between_spaces(texts)
+    assert len(tokenizer) == 4 + len({piece for text in texts for piece in text.split()})
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = type(tokenizer).load(tmp_path / "tokenizer.json")
+    assert [again.encode(text) for text in texts] == [tokenizer.encode(text) for text in texts]
+    assert again.encode("a unicorn") == [*again.encode("a"), 3]
+    (tmp_path / "valid.de").unlink()
+    with pytest.raises(FileNotFoundError, match="valid.de"):
+        multi30k_bpe.their_corpus(tmp_path)
+
+
+def test_their_bleu_counts_words_and_not_pieces() -> None:
+    wanted = [german for _, german in THEIRS] * 2
+    assert multi30k_bpe.their_bleu(wanted, wanted).score == pytest.approx(100)
+    otherwise_cut = [text.replace("@@ ", "").replace("dach", "d@@ ach") for text in wanted]
+    assert multi30k_bpe.their_bleu(otherwise_cut, wanted).score == pytest.approx(100)
+    wrong = [text.replace("mann", "hund") for text in wanted]
+    score, signature = multi30k_bpe.their_bleu(wrong, wanted)
+    assert score < 90 and "tok:none" in signature and "case:lc" in signature
+
+
+def test_a_training_on_their_pieces_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run, record = their_files(tmp_path / "data"), tmp_path / "run", tmp_path / "record.json"
+    monkeypatch.setattr(multi30k, "PATH", record)
+    for registry in (multi30k_bpe.CORPORA, multi30k_bpe.RECIPES):
+        monkeypatch.setitem(registry, multi30k_bpe.NAME, None)  # and take it out again afterwards
+    monkeypatch.setattr(sys, "argv", ["multi30k_bpe.py", str(data), str(run), "--steps", "3"])
+    multi30k_bpe.main()
+    (row,) = json.loads(record.read_text())["runs"]
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    assert row["settings"]["vocab_size"] == len(tokenizer["model"]["vocab"]) == 23
+    assert row["recipe"] == "tiny, on their BPE" and "bleu" not in row
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["validation_loss"] for entry in metrics] + [metrics[-1]["average_loss"]]
+    assert row["validation_loss"] == min(losses)

@@ -1,5 +1,6 @@
 """Greedy and beam search: cached or not, wide or narrow, together or alone, they must say the same."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -71,17 +72,18 @@ class Forgetful(EncoderDecoder):
 def test_a_cached_attention_is_the_attention(
     seed: int, d_k: int, d_v: int, before: int, steps: int, grows: bool, bias: bool
 ) -> None:
-    """Word by word, with rows chosen on the way, as if all had been there at once."""
+    """A few words at a time, with rows chosen on the way, as if all had been there at once."""
     torch.manual_seed(seed)
     attention = MultiHeadAttention(8, 2, d_k=d_k, d_v=d_v, bias=bias).double()
     seen = torch.randn(3, before + (not grows), 8, dtype=torch.float64)
     cached = CachedAttention(attention, seen, grows=grows)
     for _ in range(steps):
-        x = torch.randn(len(seen), 8, dtype=torch.float64)
+        new = int(torch.randint(1, 4, ()))
+        x = torch.randn(len(seen), new, 8, dtype=torch.float64)
         if grows:
-            seen = torch.cat([seen, x[:, None]], 1)
-        mask = torch.rand(len(seen), 1, 1, seen.shape[1]) < 0.8
-        expected = attention(x[:, None], seen, seen, mask)[0][:, 0]
+            seen = torch.cat([seen, x], 1)
+        mask = torch.rand(len(seen), 1, new, seen.shape[1]) < 0.8
+        expected = attention(x, seen, seen, mask)[0]
         answer = cached(x, mask)
         torch.testing.assert_close(answer, expected, rtol=0, atol=1e-10)
         assert not answer.requires_grad and cached.length == seen.shape[1]
@@ -94,7 +96,7 @@ def test_a_cached_attention_never_writes_into_what_it_was_given() -> None:
     attention, seen = MultiHeadAttention(8, 2), torch.ones(1, 4, 8)
     part = seen[:, :2]
     cached = CachedAttention(attention, part, grows=True)
-    cached(torch.zeros(1, 8))
+    cached(torch.zeros(1, 1, 8))
     assert torch.equal(seen, torch.ones(1, 4, 8))
 
 
@@ -102,9 +104,9 @@ def test_room_is_taken_seldom() -> None:
     cached = CachedAttention(MultiHeadAttention(8, 2), torch.zeros(1, 0, 8), grows=True)
     moves, place = 0, None
     for _ in range(500):
-        cached(torch.zeros(1, 8))
-        moves += cached.kept[0].data_ptr() != place
-        place = cached.kept[0].data_ptr()
+        cached(torch.zeros(1, 1, 8))
+        moves += cached.keys.data_ptr() != place
+        place = cached.keys.data_ptr()
     assert moves < 12
 
 
@@ -133,11 +135,49 @@ def test_the_cached_state_is_the_prefix_state(
         cached.select(rows)
 
 
+@few
+@given(seeds, specials, st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 5))
+def test_rows_of_one_sentence_share_its_keys(
+    seed: int, special: list[int], lengths: list[int], steps: int
+) -> None:
+    """As many rows of each sentence as a beam is wide: only `seen` moves, until a sentence leaves."""
+    model = opinionated(seed, special)
+    source = sources(model, *lengths)
+    plain, cached = PrefixState(model, source), model.start(source)
+    real = torch.tensor([i for i in range(6) if i != model.config.pad_id])
+    count, width = len(source), 1
+    for _ in range(steps):
+        tokens = real[torch.randint(5, (count * width,))]
+        torch.testing.assert_close(cached.step(tokens), plain.step(tokens), rtol=0, atol=1e-10)
+        assert {len(part.keys) for layer in cached.layers for part in (layer.own, layer.other)} == {count}
+        on = torch.randperm(count)[: int(torch.randint(1, count + 1, ()))].sort().values
+        parent = torch.randint(width, (len(on), int(torch.randint(1, 4, ()))))
+        rows = (on[:, None] * width + parent).flatten()
+        plain.select(rows)
+        cached.select(rows)
+        count, width = parent.shape
+
+
+def test_what_was_decoded_may_be_learned_from() -> None:
+    """Neither the tokens nor the model remember that they come from `inference_mode`."""
+    model = opinionated(0, positions="sinusoidal")
+    source = sources(model, 3, 5)
+    never = torch.zeros(6).double().index_fill(0, torch.tensor([EOS]), -1e9)
+    model.output_layer = lambda: (model.embedding.weight, never)  # type: ignore[method-assign]
+    for search in (greedy_decode, beam_search):
+        target = search(model, source, max_length=520)  # more than the table of positions holds at first
+        assert not target.is_inference() and len(model.positions.table) > 520
+        for learner in (model, copy.deepcopy(model)):
+            learner(source, target).sum().backward()
+            assert learner.embedding.weight.grad.isfinite().all()
+
+
 def test_the_state_keeps_no_gradients() -> None:
     model = opinionated(0)
     state = model.start(sources(model, 3))
     assert not state.step(torch.tensor([BOS])).requires_grad
-    assert not any(part.requires_grad for pair in state.attentions for one in pair for part in one.kept)
+    attentions = [part for layer in state.layers for part in (layer.own, layer.other)]
+    assert not any(part.keys.requires_grad or part.values.requires_grad for part in attentions)
 
 
 @few

@@ -22,7 +22,7 @@ from transformer.corpora import fragment_corpus
 from transformer.files import write_whole
 from transformer.fragment.clauses import LINKS
 from transformer.fragment.nouns import ADJECTIVES, NOUNS, PREPOSITIONS
-from transformer.fragment.phrases import _determiners
+from transformer.fragment.phrases import determiners
 from transformer.fragment.verbs import TENSES, TIMES, VERBS
 from transformer.run_files import load_run, read_config
 
@@ -70,13 +70,13 @@ def single(texts: Iterable[str]) -> KeysView[str]:
 def fragment_words() -> dict[str, list[str]]:
     """The English of the fragment, by kind: what may be typed."""
     seen = single(source for source, _ in fragment_corpus().train)
-    articles = [text for text, kind in _determiners().items() if isinstance(kind, str)]
+    articles = [text for text, kind in determiners().items() if isinstance(kind, str)]
     tenses = [form for tense in TENSES.values() for form in (tense.english_singular, tense.english_plural)]
     forms = [form for verb in VERBS.values() for form in (verb.base, verb.third, verb.past, verb.participle)]
     words: dict[str, Iterable[str]] = {
         "nouns": [form for noun in NOUNS.values() for form in (noun.english, noun.english_plural)],
         "before a noun": articles,
-        "numbers": [word for word in single(_determiners()) if word not in articles],
+        "numbers": [word for word in single(determiners()) if word not in articles],
         "adjectives": ADJECTIVES,
         "verbs": [*filter(None, tenses), *forms],
         "prepositions": [*PREPOSITIONS, "to"],

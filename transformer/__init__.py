@@ -97,7 +97,7 @@ from transformer.learning import (
 from transformer.lookup import exact_lookup, soft_lookup
 from transformer.masking import causal_mask, padding_mask
 from transformer.model import Decoder, Encoder, Transformer
-from transformer.multi_head import CachedAttention, MultiHeadAttention, merge_heads, split_heads
+from transformer.multi_head import CachedAttention, FewRows, MultiHeadAttention, merge_heads, split_heads
 from transformer.parallel import ParallelTrainer, batch_share, first_before_others, processes, rank_and_size
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
 from transformer.recipes import (
@@ -163,6 +163,7 @@ __all__ = [
     "EncoderLayer",
     "Example",
     "FeedForward",
+    "FewRows",
     "KEPT",
     "LONGEST",
     "LearnedPositions",

@@ -81,11 +81,14 @@ def _continuations(
     pad_id: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best `count` of each sentence: their sums, the beginnings they continue, and how."""
-    log_p = state.step(last.flatten()).log_softmax(-1)  # (rows · width, vocab)
-    log_p[:, pad_id] = -math.inf
-    sums = (total.view(-1, 1) + log_p).view(len(total), -1)  # (rows, width · vocab)
+    logits = state.step(last.flatten())  # (rows · width, vocab)
+    logits -= logits.amax(1, keepdim=True)
+    whole = logits.exp().sum(1, keepdim=True).log()  # log-probabilities are logits - whole
+    logits[:, pad_id] = -math.inf
+    best, token = logits.topk(min(count, logits.shape[1]))  # (rows · width, some)
+    sums = (total.view(-1, 1) + best - whole).view(len(total), -1)  # (rows, width · some)
     total, choice = sums.topk(min(count, sums.shape[1]))  # (rows, kept)
-    return total, choice // log_p.shape[1], choice % log_p.shape[1]
+    return total, choice // best.shape[1], token.view(len(total), -1).gather(1, choice)
 
 
 def _note_better(
@@ -101,7 +104,6 @@ def _note_better(
     best[rows[new]], best_score[rows[new]] = target[new, which[new]], top[new]
 
 
-@torch.no_grad()
 def beam_search(
     model: EncoderDecoder,
     source: Int[Tensor, "batch source"],
@@ -125,31 +127,32 @@ def beam_search(
     places = torch.full_like(rows, beam)  # how many of its beginnings have not ended
     target = best[rows, None]  # (rows, width, target), with a width of 1
     total = torch.zeros(target.shape[:2], device=source.device)  # (rows, width)
-    state = start_decoding(model, source[rows])
-    while len(rows):
-        width, length = total.shape[1], target.shape[2]
-        total, parent, token = _continuations(
-            state, target[..., -1], total, int(places.max()), config.pad_id
-        )  # (rows, kept) each
-        beginning = target.take_along_dim(parent[..., None], 1)  # (rows, kept, target)
-        target = torch.cat([beginning, token[..., None]], dim=2)  # (rows, kept, target + 1)
-        rank = torch.arange(total.shape[1], device=total.device)
-        total = total.masked_fill(rank >= places[:, None], -math.inf)
+    with torch.inference_mode():
+        state = start_decoding(model, source[rows])
+        while len(rows):
+            width, length = total.shape[1], target.shape[2]
+            total, parent, token = _continuations(
+                state, target[..., -1], total, int(places.max()), config.pad_id
+            )  # (rows, kept) each
+            beginning = target.take_along_dim(parent[..., None], 1)  # (rows, kept, target)
+            target = torch.cat([beginning, token[..., None]], dim=2)  # (rows, kept, target + 1)
+            rank = torch.arange(total.shape[1], device=total.device)
+            total = total.masked_fill(rank >= places[:, None], -math.inf)
 
-        # the best of those that have ended, or at the limit of those that have not
-        ended = (token == config.eos_id) & total.isfinite()
-        at_limit = limit[rows] == length
-        none = ~ended.any(1) & best_score[rows].isinf()
-        counts = ended | (at_limit & none)[:, None]
-        score = total.masked_fill(~counts, -math.inf) / length_penalty(length, alpha=alpha)
-        best = F.pad(best, (0, 1), value=config.pad_id)  # (batch, target + 1)
-        _note_better(best, best_score, rows, target, score)
+            # the best of those that have ended, or at the limit of those that have not
+            ended = (token == config.eos_id) & total.isfinite()
+            at_limit = limit[rows] == length
+            none = ~ended.any(1) & best_score[rows].isinf()
+            counts = ended | (at_limit & none)[:, None]
+            score = total.masked_fill(~counts, -math.inf) / length_penalty(length, alpha=alpha)
+            best = F.pad(best, (0, 1), value=config.pad_id)  # (batch, target + 1)
+            _note_better(best, best_score, rows, target, score)
 
-        # who goes on: the sentences that can still become better
-        places = places - ended.sum(1)
-        total = total.masked_fill(ended, -math.inf)
-        hope = total.amax(1) / length_penalty(limit[rows], alpha=alpha)
-        on = (~at_limit & (hope > best_score[rows])).nonzero()[:, 0]
-        state.select((on[:, None] * width + parent[on]).flatten())
-        rows, places, total, target = rows[on], places[on], total[on], target[on]
+            # who goes on: the sentences that can still become better
+            places = places - ended.sum(1)
+            total = total.masked_fill(ended, -math.inf)
+            hope = total.amax(1) / length_penalty(limit[rows], alpha=alpha)
+            on = (~at_limit & (hope > best_score[rows])).nonzero()[:, 0]
+            state.select((on[:, None] * width + parent[on]).flatten())
+            rows, places, total, target = rows[on], places[on], total[on], target[on]
     return best[:, (best != config.pad_id).any(0)]

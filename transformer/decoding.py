@@ -19,7 +19,6 @@ from transformer.encoder_decoder import EncoderDecoder
 __all__ = ["Codec", "greedy_decode", "translate"]
 
 
-@torch.no_grad()
 def greedy_decode(
     model: EncoderDecoder, source: Int[Tensor, "batch source"], *, max_length: int | None = None
 ) -> Int[Tensor, "batch target"]:
@@ -31,18 +30,20 @@ def greedy_decode(
     config, limit = model.config, token_limits(model, source, max_length)
     target = torch.full_like(limit[:, None], config.bos_id)  # (batch, 1)
     rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
-    state = start_decoding(model, source[rows])
-    while len(rows):
-        logits = state.step(target[rows, -1])  # (rows, vocab)
-        logits[:, config.pad_id] = -math.inf
-        token = logits.max(dim=-1).indices  # (rows,)
-        target = F.pad(target, (0, 1), value=config.pad_id)  # (batch, target + 1)
-        target[rows, -1] = token
-        goes_on = (token != config.eos_id) & (limit[rows] >= target.shape[1])
-        if not goes_on.all():
-            rows = rows[goes_on]
-            state.select(goes_on.nonzero()[:, 0])
-    return target
+    with torch.inference_mode():
+        state, token = start_decoding(model, source[rows]), target[rows, 0]
+        while len(rows):
+            logits = state.step(token)  # (rows, vocab)
+            logits[:, config.pad_id] = -math.inf
+            token = logits.max(dim=-1).indices  # (rows,)
+            target = F.pad(target, (0, 1), value=config.pad_id)  # (batch, target + 1)
+            target[rows, -1] = token
+            goes_on = (token != config.eos_id) & (limit[rows] >= target.shape[1])
+            if not goes_on.all():
+                on = goes_on.nonzero()[:, 0]
+                rows, token = rows[on], token[on]
+                state.select(on)
+    return target.clone()
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
 
-__all__ = ["CachedAttention", "MultiHeadAttention", "merge_heads", "split_heads"]
+__all__ = ["CachedAttention", "FewRows", "MultiHeadAttention", "merge_heads", "split_heads"]
 
 
 def split_heads(
@@ -95,64 +95,63 @@ def _append(kept: Tensor, length: int, new: Tensor) -> Tensor:
     return kept
 
 
-def _choose(kept: Tensor, spare: Tensor | None, length: int, rows: Tensor) -> Tensor:
-    """The first `length` keys of these rows, in `spare` if that has the right shape."""
-    shape = (len(rows), *kept.shape[1:])
-    chosen = spare if spare is not None and spare.shape == shape else kept.new_empty(shape)
-    torch.index_select(kept[:, :, :length], 0, rows, out=chosen[:, :, :length])
-    return chosen
+class FewRows:
+    """x Wᵀ + b for a few x at a time, by one linear layer or by several side by side."""
 
+    def __init__(self, *layers: tuple[Tensor, Tensor | None]):
+        weights, biases = zip(*layers, strict=True)
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        self.weight = weight.detach()  # (widths, d_model)
+        self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        self.by_column = False
 
-def _side_by_side(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """The weights and the bias of one layer that does the work of several."""
-    weight = torch.cat([layer.weight for layer in layers])  # (widths, d_model)
-    weight = weight.T.contiguous().T  # with few rows, this layout is the faster one
-    has_bias = layers[0].bias is not None
-    return weight, torch.cat([layer.bias for layer in layers]) if has_bias else None
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch widths"]:
+        """What the layers make of x, side by side."""
+        if not self.by_column and x.numel() > 2 * x.shape[-1]:
+            self.weight, self.by_column = self.weight.T.contiguous().T, True
+        return F.linear(x, self.weight, self.bias)
 
 
 class CachedAttention:
-    """A MultiHeadAttention that is asked one word at a time and keeps keys and values.
+    """A MultiHeadAttention that is asked step by step and keeps keys and values.
 
     `seen` is there from the beginning, perhaps of length 0; if it `grows`, every word that
-    asks is added to it first. No gradients are passed on.
+    asks is added to it first. To be asked where no gradients are recorded.
     """
 
     @torch.no_grad()
     def __init__(
         self,
         attention: MultiHeadAttention,
-        seen: Float[Tensor, "rows seen d_model"],
+        seen: Float[Tensor, "batch seen d_model"],
         *,
         grows: bool,
     ):
         parts = [attention.query, attention.key, attention.value]
-        self.attention, self.length = attention, seen.shape[1]
-        kept = (split_heads(part(seen), attention.num_heads) for part in parts[1:])
-        self.kept = [part.contiguous() for part in kept]  # (rows, heads, room, d_head)
-        self._spare: list[Tensor | None] = [None, None]
+        self.num_heads, self.length = attention.num_heads, seen.shape[1]
+        kept = (split_heads(part(seen), self.num_heads) for part in parts[1:])
+        self.keys, self.values = (part.contiguous() for part in kept)  # (batch, heads, room, d_head)
         asked = parts if grows else parts[:1]
-        self._layer, self._widths = _side_by_side(asked), [part.out_features for part in asked]
+        self._project = FewRows(*((part.weight, part.bias) for part in asked))
+        self._widths = [part.out_features for part in asked]
+        self._output = FewRows((attention.output.weight, attention.output.bias))
 
-    @torch.no_grad()
     def __call__(
         self,
-        x: Float[Tensor, "rows d_model"],
-        mask: Bool[Tensor, "#rows #heads 1 #seen"] | None = None,
-    ) -> Float[Tensor, "rows d_model"]:
-        """What each row's newest word is told; True in `mask` means "may attend"."""
-        shape = len(x), self.attention.num_heads, 1, -1
-        parts = F.linear(x, *self._layer).split(self._widths, dim=-1)
-        query, *new = (part.reshape(shape) for part in parts)  # (rows, heads, 1, d_head)
-        if new:
-            self.kept = [_append(a, self.length, b) for a, b in zip(self.kept, new, strict=True)]
-            self.length += 1
-        keys, values = (kept[:, :, : self.length] for kept in self.kept)
-        heads = fused_attention(query, keys, values, mask)  # (rows, heads, 1, d_v)
-        return self.attention.output(heads.flatten(1))
+        x: Float[Tensor, "batch new d_model"],
+        mask: Bool[Tensor, "#batch #heads #new #seen"] | None = None,
+    ) -> Float[Tensor, "batch new d_model"]:
+        """What the new words are told; True in `mask` means "may attend"."""
+        shape = *x.shape[:2], self.num_heads, -1
+        parts = self._project(x).split_with_sizes(self._widths, -1)
+        query, *added = (part.view(shape).transpose(1, 2) for part in parts)
+        if added:  # a key and a value of each word, (batch, heads, new, d_head)
+            self.keys = _append(self.keys, self.length, added[0])
+            self.values = _append(self.values, self.length, added[1])
+            self.length += x.shape[1]
+        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return self._output(merge_heads(fused_attention(query, keys, values, mask)))
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep these rows, in this order; one may be kept several times."""
-        pairs = list(zip(self.kept, self._spare, strict=True))
-        self._spare = [kept for kept, _ in pairs]
-        self.kept = [_choose(kept, spare, self.length, rows) for kept, spare in pairs]
+        """Keep these rows of the batch, in this order; one may be kept several times."""
+        self.keys, self.values = self.keys[rows], self.values[rows]

@@ -15,6 +15,7 @@ __all__ = [
     "NounPhrase",
     "PrepositionalPhrase",
     "adjective_ending",
+    "determiners",
     "english_number",
     "english_phrase",
     "german_determiner",
@@ -63,7 +64,8 @@ _BY_FORM = {form: n for n in NOUNS.values() for form in (n.english, n.english_pl
 
 
 @cache
-def _determiners() -> dict[str, str | int]:
+def determiners() -> dict[str, str | int]:
+    """What can stand before an English noun phrase, and what the record says for it."""
     numbers = {english_number(n): n for n in range(2, 1000) if n % 100 != 1}
     return {"the": "the", "a": "a", "an": "a", "my": "my", "her": "her"} | numbers
 
@@ -76,7 +78,7 @@ def phrase(text: str) -> NounPhrase:
     *words, last = text.split()
     noun = _BY_FORM[last]
     adjective = ADJECTIVES[words.pop()] if words[-1] in ADJECTIVES else None
-    determiner = _determiners()[" ".join(words)]
+    determiner = determiners()[" ".join(words)]
     return NounPhrase(determiner, adjective, noun, plural=last == noun.english_plural)
 
 
