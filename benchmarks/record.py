@@ -34,6 +34,11 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def _without_folder(argument: str) -> str:
+    """Where data lie on the machine is nobody's business."""
+    return os.path.basename(argument) if os.path.isabs(argument) else argument
+
+
 def provenance(seed: int, seconds: float) -> Run:
     """Where the numbers of one run come from; a commit with + had changes on top of it."""
     changed = "+" if _git("status", "--porcelain", "--", "transformer", "benchmarks") else ""
@@ -45,7 +50,9 @@ def provenance(seed: int, seconds: float) -> Run:
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "seed": seed,
         "torch": torch.__version__,
-        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", os.path.relpath(sys.argv[0], ROOT), *map(_without_folder, sys.argv[1:])]
+        ),
         "seconds": round(seconds, 1),
     }
 

@@ -60,29 +60,33 @@ class CachedState:
         self.norm, self.project = model.decoder.norm, FewRows(model.output_layer())
         self.count, self.width = len(source), 1  # of the sentences, and the rows of each
         self.sentence = torch.arange(self.count, device=source.device)  # (rows,)
-        self.seen = torch.empty(self.count, 0, device=source.device).bool()  # (rows, slots)
+        self.seen: Tensor | None = None  # (rows, slots), or None: everything is every row's past
 
     @torch.no_grad()
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Read one more token of each row; return the logits of the next."""
         x = self.model.embed(tokens[:, None], self.length)  # (rows, 1, d_model)
         x = x.view(self.count, self.width, -1)  # (sentences, width, d_model)
-        own = torch.eye(self.width, device=x.device).bool().repeat(self.count, 1)
-        self.seen, self.length = torch.cat([self.seen, own], 1), self.length + 1
-        mask = None  # with no more slots than tokens, all of them are a row's past
-        if self.seen.shape[1] > self.length:
+        mask = None
+        if self.seen is not None:
+            own = torch.eye(self.width, device=x.device).bool().repeat(self.count, 1)
+            self.seen = torch.cat([self.seen, own], 1)
             mask = self.seen.view(self.count, 1, self.width, -1)
         for layer in self.layers:
             x = layer(x, mask, self.mask)
+        self.length += 1
         return self.project(self.norm(x)).flatten(0, 1)  # (rows, vocab)
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows, in this order; one may be kept several times."""
-        self.seen, sentence = self.seen[rows], self.sentence[rows]
+        sentence = self.sentence[rows]
         kept = sentence.unique_consecutive()
         width = max(len(rows), 1) // max(len(kept), 1)
         if not torch.equal(kept.repeat_interleave(width), sentence):
             kept, width = sentence, 1
+        if self.seen is None and width > 1:
+            self.seen = torch.ones(len(self.sentence), self.length, device=rows.device).bool()
+        self.seen = None if self.seen is None else self.seen[rows]
         if not torch.equal(kept, self.sentence[:: self.width]):
             for layer in self.layers:
                 layer.own.select(kept)

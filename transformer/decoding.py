@@ -31,17 +31,17 @@ def greedy_decode(
     target = torch.full_like(limit[:, None], config.bos_id)  # (batch, 1)
     rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
     with torch.inference_mode():
-        state, token = start_decoding(model, source[rows]), target[rows, 0]
+        state, token, limit = start_decoding(model, source[rows]), target[rows, 0], limit[rows]
         while len(rows):
             logits = state.step(token)  # (rows, vocab)
             logits[:, config.pad_id] = -math.inf
             token = logits.max(dim=-1).indices  # (rows,)
             target = F.pad(target, (0, 1), value=config.pad_id)  # (batch, target + 1)
             target[rows, -1] = token
-            goes_on = (token != config.eos_id) & (limit[rows] >= target.shape[1])
+            goes_on = (token != config.eos_id) & (limit >= target.shape[1])
             if not goes_on.all():
                 on = goes_on.nonzero()[:, 0]
-                rows, token = rows[on], token[on]
+                rows, token, limit = rows[on], token[on], limit[on]
                 state.select(on)
     return target.clone()
 
