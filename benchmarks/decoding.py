@@ -3,7 +3,8 @@
 Greedy and a beam of 4, one sentence and 32 at a time, 16 to 256 tokens each. The weights are random and no
 sentence ends, so that each gets exactly the tokens that are asked for; the sources have 20. In float32. All
 peers take each case of each round one after the other; a first round warms up. Printed are JSON rows;
---record also writes them into chapters/records/bench_decoding.json.
+--record also writes them into chapters/records/bench_decoding.json. The yardstick is how fast memory is read:
+each token of a single sentence needs all weights once.
 
     python benchmarks/decoding.py [--size base] [--threads 2] [--rounds 5] [--peers ours marian …] [--record]
 """
@@ -18,11 +19,18 @@ from itertools import product
 import torch
 from peers import PEERS, SIZES, Peer, about, build
 from record import Run, provenance
-from side_by_side import interleaved, options, parse, report, speeds
+from side_by_side import interleaved, medians, options, parse, report, speeds
 from torch import Tensor
 
 ABOUT = "Decoding beside other implementations of the same model: speed by beam, batch and length."
 SOURCE_LENGTH = 20
+READ = torch.ones(2**23)  # 32 MiB, more than a processor core keeps for itself
+
+
+def reading() -> None:
+    """The yardstick: nothing but reading numbers, to be timed."""
+    for _ in range(10):
+        READ.sum()
 
 
 def writing(peer: Peer, beam: int, source: Tensor, tokens: int) -> Callable[[], None]:
@@ -54,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if beam == 1 or peers[name].beam:
             run = writing(peers[name], beam, sources[:sentences], tokens)
             work[beam, sentences, tokens, name] = run
-    seconds = interleaved(work, given.rounds)
+    seconds = interleaved({**work, "yardstick": reading}, given.rounds)
+    rate = 10 * READ.nbytes / medians(seconds["yardstick"]).wall
     origin = provenance(0, time.process_time() - began)
     for case in cases:
         beam, sentences, tokens = case
@@ -63,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which: Run = {"beam": beam, "sentences": sentences, "tokens": tokens}
         for name in speed:
             rows.append(about(name, peers[name]) | which | speed[name] | {"provenance": origin})
+    yardstick = {"peer": "yardstick", "gigabytes_per_second": round(rate / 1e9, 1)}
+    rows.append(yardstick | {"provenance": origin})
     same = {"size": given.size, "threads": given.threads}
     report("decoding", ABOUT, {"source_length": SOURCE_LENGTH}, same, rows, record=given.record)
 
