@@ -24,13 +24,13 @@ from torch import Tensor
 
 ABOUT = "Decoding beside other implementations of the same model: speed by beam, batch and length."
 SOURCE_LENGTH = 20
-READ = torch.ones(2**23)  # 32 MiB, more than a processor core keeps for itself
+NUMBERS, READINGS = torch.ones(5 * 2**20), 50  # 20 MiB, about as much as a token of the small model needs
 
 
 def reading() -> None:
-    """The yardstick: nothing but reading numbers, to be timed."""
-    for _ in range(10):
-        READ.sum()
+    """The yardstick: nothing but reading numbers, again and again, to be timed."""
+    for _ in range(READINGS):
+        NUMBERS.sum()
 
 
 def writing(peer: Peer, beam: int, source: Tensor, tokens: int) -> Callable[[], None]:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = writing(peers[name], beam, sources[:sentences], tokens)
             work[beam, sentences, tokens, name] = run
     seconds = interleaved({**work, "yardstick": reading}, given.rounds)
-    rate = 10 * READ.nbytes / medians(seconds["yardstick"]).wall
+    rate = READINGS * NUMBERS.nbytes / medians(seconds["yardstick"]).wall
     origin = provenance(0, time.process_time() - began)
     for case in cases:
         beam, sentences, tokens = case

@@ -38,13 +38,14 @@ def record_run(folder: Path, recipe: str, pairs: Sequence[Pair], scores: dict[st
         raise SystemExit(f"{folder}: the training has only come to step {metrics[-1]['step']}")
     sources, wanted = zip(*pairs, strict=True)
     said = translate(model, tokenizer, sources, beam=SETTINGS["beam"])
-    losses = [entry["validation_loss"] for entry in metrics]
+    names = ("validation_loss", "average_loss")  # `train` has chosen the model with the lowest
+    losses = [entry[name] for entry in metrics for name in names if name in entry]
     origin = provenance(config["settings"]["seed"], sum(entry["seconds"] for entry in metrics))
     new: Run = {
         "recipe": recipe,
         "settings": config["settings"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "validation_loss": min(*losses, metrics[-1]["average_loss"]),  # of the model that `train` chose
+        "validation_loss": min(losses),
     }
     new |= {name: score(said, wanted) for name, score in scores.items()}
     new["provenance"] = origin | config["sessions"][-1]
