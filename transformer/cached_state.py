@@ -59,7 +59,6 @@ class CachedState:
         self.layers = [_CachedLayer(layer, memory) for layer in model.decoder.layers]
         self.norm, self.project = model.decoder.norm, FewRows(model.output_layer())
         self.count, self.width = len(source), 1  # of the sentences, and the rows of each
-        self.sentence = torch.arange(self.count, device=source.device)  # (rows,)
         self.seen: Tensor | None = None  # (rows, slots), or None: everything is every row's past
 
     @torch.no_grad()
@@ -79,18 +78,17 @@ class CachedState:
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows, in this order; one may be kept several times."""
-        sentence = self.sentence[rows]
+        sentence = rows // self.width
         kept = sentence.unique_consecutive()
         width = max(len(rows), 1) // max(len(kept), 1)
         if not torch.equal(kept.repeat_interleave(width), sentence):
             kept, width = sentence, 1
         if self.seen is None and width > 1:
-            self.seen = torch.ones(len(self.sentence), self.length, device=rows.device).bool()
+            self.seen = torch.ones(self.count, self.length, device=rows.device).bool()
         self.seen = None if self.seen is None else self.seen[rows]
-        if not torch.equal(kept, self.sentence[:: self.width]):
+        if not torch.equal(kept, torch.arange(self.count, device=rows.device)):
             for layer in self.layers:
                 layer.own.select(kept)
                 layer.other.select(kept)
             self.mask = None if self.mask is None else self.mask[kept]
         self.count, self.width = len(kept), width
-        self.sentence = torch.arange(len(kept), device=rows.device).repeat_interleave(width)
