@@ -27,6 +27,7 @@ MODULES: dict[str, tuple[int, str]] = {
     "fragment.clauses": (3, "Clauses and sentences in English and German."),
     "fragment.corpus": (4, "Random sentences of the grammar, and the corpus made of them."),
     "config": (1, "The sizes of a Transformer."),
+    "products": (1, "Products with matrices, by the faster of PyTorch's libraries."),
     "flops": (2, "The floating-point operations of a training step."),
     "multi_head": (2, "Multi-head attention."),
     "recurrent": (2, "Recurrent encoder-decoders, with and without attention."),

@@ -38,6 +38,7 @@ if os.environ.get("TRANSFORMER_CHECK_SHAPES", "0") != "0":
             "transformer.beam",
             "transformer.evaluation",
             "transformer.figures",
+            "transformer.products",
         ],
         "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
     )
@@ -51,7 +52,7 @@ from transformer.beam import (
     start_decoding,
     token_limits,
 )
-from transformer.cached_state import CachedState
+from transformer.cached_state import CachedState, StepDecoder
 from transformer.checkpoints import load_model, load_tensors, save_model, save_tensors, unprefixed
 from transformer.commands import evaluate_command, scores, train_command, translate_command, translate_lines
 from transformer.config import TransformerConfig
@@ -97,9 +98,17 @@ from transformer.learning import (
 from transformer.lookup import exact_lookup, soft_lookup
 from transformer.masking import causal_mask, padding_mask
 from transformer.model import Decoder, Encoder, Transformer
-from transformer.multi_head import CachedAttention, FewRows, MultiHeadAttention, merge_heads, split_heads
+from transformer.multi_head import (
+    FewRows,
+    KeyValueCache,
+    MultiHeadAttention,
+    StepAttention,
+    merge_heads,
+    split_heads,
+)
 from transformer.parallel import ParallelTrainer, batch_share, first_before_others, processes, rank_and_size
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
+from transformer.products import MKL_IS_SLOW, Linear, by_onednn, linear
 from transformer.recipes import (
     CORPORA,
     LONGEST,
@@ -150,7 +159,6 @@ __all__ = [
     "Batch",
     "Bleu",
     "CORPORA",
-    "CachedAttention",
     "CachedState",
     "Codec",
     "Corpus",
@@ -165,8 +173,11 @@ __all__ = [
     "FeedForward",
     "FewRows",
     "KEPT",
+    "KeyValueCache",
     "LONGEST",
     "LearnedPositions",
+    "Linear",
+    "MKL_IS_SLOW",
     "MULTI30K",
     "MULTI30K_FILES",
     "MultiHeadAttention",
@@ -181,6 +192,8 @@ __all__ = [
     "RunTrainer",
     "SIZES",
     "SinusoidalPositions",
+    "StepAttention",
+    "StepDecoder",
     "TATOEBA",
     "TATOEBA_SHA256",
     "TokenEmbedding",
@@ -199,6 +212,7 @@ __all__ = [
     "best_report",
     "bleu",
     "bootstrap_interval",
+    "by_onednn",
     "causal_mask",
     "check_corpus",
     "choose_model",
@@ -220,6 +234,7 @@ __all__ = [
     "label_smoothed_loss",
     "last_models",
     "length_penalty",
+    "linear",
     "linear_rate",
     "load_checkpoint",
     "load_corpus",

@@ -5,13 +5,13 @@ Exported from chapters/12_gpu.md; edit it there, not here.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from transformer.data import Batch
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.learning import teacher_forced
+from transformer.products import linear
 
 __all__ = ["fused_loss"]
 
@@ -38,15 +38,15 @@ class _FusedLoss(torch.autograd.Function):
         losses, for_states, for_weight = [], [], torch.zeros_like(weight)
         for_bias = None if bias is None else torch.zeros_like(bias)
         for some, tokens in zip(states.split(rows), wanted.split(rows), strict=True):
-            narrow = F.linear(some, weight, bias)  # (rows, vocab), 16 bits wide under autocast
+            narrow = linear(some, weight, bias)  # (rows, vocab), 16 bits wide under autocast
             wide = narrow.to(torch.promote_types(narrow.dtype, torch.float32))
             loss, difference = _loss_and_gradient(wide, tokens, smoothing)
             losses.append(loss)
             if for_bias is not None:
                 for_bias += difference.sum(0)
             difference = difference.to(narrow.dtype)
-            for_states.append(difference @ weight)
-            for_weight += difference.T @ some
+            for_states.append(linear(difference, weight.T))
+            for_weight += linear(difference.T, some.T)
         ctx.tokens = len(states)
         ctx.save_for_backward(torch.cat(for_states).to(states.dtype), for_weight, for_bias)
         return sum(losses) / ctx.tokens

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer.multi_head import MultiHeadAttention
+from transformer.products import Linear
 
 __all__ = ["AddAndNorm", "DecoderLayer", "EncoderLayer", "FeedForward", "TokenEmbedding"]
 
@@ -31,7 +32,7 @@ class FeedForward(nn.Sequential):
     """FFN(x) = max(0, x W₁ + b₁) W₂ + b₂ (Eq. 2), the same at every position."""
 
     def __init__(self, d_model: int, d_ff: int):
-        super().__init__(nn.Linear(d_model, d_ff), nn.ReLU(), nn.Linear(d_ff, d_model))
+        super().__init__(Linear(d_model, d_ff), nn.ReLU(), Linear(d_ff, d_model))
 
 
 class AddAndNorm(nn.Module):

@@ -1,0 +1,133 @@
+"""Linear layers by the other library: equal up to rounding, wherever they are asked."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import transformer.products
+from transformer.config import TransformerConfig
+from transformer.data import Batch
+from transformer.fused_loss import fused_loss
+from transformer.learning import batch_loss
+from transformer.model import Transformer
+from transformer.products import Linear, linear
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor by AMD, whatever this one is."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of PyTorch has no oneDNN")
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", True)
+
+
+def was_asked(product: Tensor) -> bool:
+    """Whether oneDNN made this."""
+    return "ByOneDNN" in str(product.grad_fn)
+
+
+def layouts(x: Tensor) -> list[Tensor]:
+    """The same numbers, laid out in other ways: by column, with gaps, and as a part of something larger."""
+    return [x, x.mT.contiguous().mT, x.repeat_interleave(2, -1)[..., ::2], torch.cat([x, x])[: len(x)]]
+
+
+LOSSES: list[Callable[[Tensor], Tensor]] = [
+    lambda y: y.square().sum(),
+    lambda y: y.sum(),  # its gradient is one number, repeated without being stored
+    lambda y: y.transpose(-1, -2).reshape(-1)[::3].cos().sum(),
+]
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_values_and_gradients_are_those_of_f_linear(bias: bool, loss: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(6, 16, 96), torch.randn(300, 96) / 10
+    above = torch.randn(300) if bias else None
+    for given_x, given_weight in zip(layouts(x), layouts(weight), strict=True):
+        found = []
+        for multiply in (linear, F.linear):
+            leaves = [t.detach().requires_grad_() for t in (given_x, given_weight, above) if t is not None]
+            product = multiply(*leaves)
+            found.append([product, *torch.autograd.grad(loss(product), leaves)])
+        assert was_asked(found[0][0])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+        with torch.inference_mode():
+            torch.testing.assert_close(linear(*leaves), found[1][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("onednn")
+def test_only_large_products_in_float32_go_there() -> None:
+    layer = Linear(512, 1024)
+    assert was_asked(layer(torch.randn(4, 512)))
+    assert not was_asked(layer(torch.randn(3, 512))) and not was_asked(layer(torch.randn(512)))
+    assert not was_asked(Linear(64, 64)(torch.randn(100, 64)))
+    assert layer(torch.randn(0, 512)).shape == (0, 1024)
+    assert not was_asked(Linear(512, 1024).double()(torch.randn(4, 512).double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(4, 512)).dtype == torch.bfloat16
+    assert layer(torch.empty(4, 512, device="cpu")).device.type == "cpu"
+    on_meta = Linear(512, 1024, device="meta")(torch.empty(4, 512, device="meta"))
+    assert on_meta.device.type == "meta"
+
+
+@pytest.mark.usefixtures("onednn")
+def test_gradients_that_nobody_wants_are_not_computed() -> None:
+    layer, x = Linear(512, 1024), torch.randn(4, 512, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.weight.grad is None and layer.bias.grad is not None
+
+
+@pytest.mark.usefixtures("onednn")
+def test_a_second_derivative_is_an_error_and_not_wrong() -> None:
+    weight = torch.randn(1024, 512, requires_grad=True)
+    product = linear(torch.randn(4, 512), weight)
+    [first] = torch.autograd.grad(product.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.skipif(not transformer.products.MKL_IS_SLOW, reason="only a processor by AMD asks oneDNN")
+def test_the_counter_of_operations_knows_it() -> None:
+    layer = Linear(512, 1024)
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(4, 512)).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 4 * 512 * 1024  # the result, and the weight's gradient
+
+
+def steps_of(sizes: TransformerConfig, loss_of: Callable[..., Tensor]) -> list[Tensor]:
+    """The losses and the last weights of a short training."""
+    torch.manual_seed(0)
+    model = Transformer(sizes).train()
+    source, target = torch.randint(3, 500, (2, 20, 15))
+    target[:, 0] = 1
+    adam, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
+    for _ in range(3):
+        loss = loss_of(model, Batch(source, target), smoothing=0.1)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.detach())
+    return [*losses, *(weight.detach() for weight in model.parameters())]
+
+
+@pytest.mark.parametrize("loss_of", [batch_loss, fused_loss])
+def test_a_training_is_the_same_up_to_rounding_and_repeats_itself(
+    loss_of: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = TransformerConfig(500, d_model=64, num_heads=2, d_ff=256, num_layers=1, dropout=0.0)
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of PyTorch has no oneDNN")
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", False)
+    usual = steps_of(sizes, loss_of)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", True)
+    once, again = steps_of(sizes, loss_of), steps_of(sizes, loss_of)
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(once, usual, strict=True))  # it was asked
+    torch.testing.assert_close(once[:3], usual[:3], rtol=1e-4, atol=1e-4)
