@@ -16,7 +16,7 @@ from transformer.config import TransformerConfig
 from transformer.decoding import Codec, greedy_decode, translate
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.model import CachedState, Transformer
-from transformer.multi_head import CachedAttention, MultiHeadAttention
+from transformer.multi_head import FewRows, KeyValueCache, MultiHeadAttention, StepAttention
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 seeds = st.integers(0, 2**32 - 1)
@@ -76,7 +76,8 @@ def test_a_cached_attention_is_the_attention(
     torch.manual_seed(seed)
     attention = MultiHeadAttention(8, 2, d_k=d_k, d_v=d_v, bias=bias).double()
     seen = torch.randn(3, before + (not grows), 8, dtype=torch.float64)
-    cached = CachedAttention(attention, seen, grows=grows)
+    ready = StepAttention(attention, grows=grows)
+    cache = ready.start(seen)
     for _ in range(steps):
         new = int(torch.randint(1, 4, ()))
         x = torch.randn(len(seen), new, 8, dtype=torch.float64)
@@ -84,29 +85,42 @@ def test_a_cached_attention_is_the_attention(
             seen = torch.cat([seen, x], 1)
         mask = torch.rand(len(seen), 1, new, seen.shape[1]) < 0.8
         expected = attention(x, seen, seen, mask)[0]
-        answer = cached(x, mask)
-        torch.testing.assert_close(answer, expected, rtol=0, atol=1e-10)
-        assert not answer.requires_grad and cached.length == seen.shape[1]
+        answer = ready(x.flatten(0, 1), cache, mask)
+        torch.testing.assert_close(answer.view_as(x), expected, rtol=0, atol=1e-10)
+        assert not answer.requires_grad and cache.length == seen.shape[1]
         rows = torch.randint(len(seen), (int(torch.randint(1, 5, ())),))
         seen = seen[rows]
-        cached.select(rows)
+        cache.select(rows)
 
 
-def test_a_cached_attention_never_writes_into_what_it_was_given() -> None:
-    attention, seen = MultiHeadAttention(8, 2), torch.ones(1, 4, 8)
-    part = seen[:, :2]
-    cached = CachedAttention(attention, part, grows=True)
-    cached(torch.zeros(1, 1, 8))
-    assert torch.equal(seen, torch.ones(1, 4, 8))
+def test_a_cache_never_writes_into_what_it_was_given() -> None:
+    seen = torch.ones(1, 4, 8)
+    cache = KeyValueCache(seen[:, :2], 4, 2)
+    cache.append(torch.zeros(1, 1, 8))
+    assert torch.equal(seen, torch.ones(1, 4, 8)) and (cache.keys[:, :, :3].sum(), cache.length) == (8, 3)
+
+
+@few
+@given(seeds, st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.booleans())
+def test_a_few_rows_are_a_linear_layer(seed: int, count: int, widths: list[int], bias: bool) -> None:
+    """One row, which is looked up in float32, as well as several; and what was made ready stays."""
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(5, width, bias) for width in widths]
+    few_rows = FewRows(*((layer.weight, layer.bias) for layer in layers))
+    x = torch.randn(count, 5)
+    expected = torch.cat([layer(x) for layer in layers], 1)
+    for layer in layers:
+        layer.weight.data.zero_()
+    torch.testing.assert_close(few_rows(x), expected)
 
 
 def test_room_is_taken_seldom() -> None:
-    cached = CachedAttention(MultiHeadAttention(8, 2), torch.zeros(1, 0, 8), grows=True)
+    cache = KeyValueCache(torch.zeros(1, 0, 16), 8, 2)
     moves, place = 0, None
     for _ in range(500):
-        cached(torch.zeros(1, 1, 8))
-        moves += cached.keys.data_ptr() != place
-        place = cached.keys.data_ptr()
+        cache.append(torch.zeros(1, 1, 16))
+        moves += cache.keys.data_ptr() != place
+        place = cache.keys.data_ptr()
     assert moves < 12
 
 
@@ -149,7 +163,7 @@ def test_rows_of_one_sentence_share_its_keys(
     for _ in range(steps):
         tokens = real[torch.randint(5, (count * width,))]
         torch.testing.assert_close(cached.step(tokens), plain.step(tokens), rtol=0, atol=1e-10)
-        assert {len(part.keys) for layer in cached.layers for part in (layer.own, layer.other)} == {count}
+        assert {len(cache.keys) for cache in (*cached.own, *cached.other)} == {count}
         on = torch.randperm(count)[: int(torch.randint(1, count + 1, ()))].sort().values
         parent = torch.randint(width, (len(on), int(torch.randint(1, 4, ()))))
         rows = (on[:, None] * width + parent).flatten()
@@ -176,8 +190,20 @@ def test_the_state_keeps_no_gradients() -> None:
     model = opinionated(0)
     state = model.start(sources(model, 3))
     assert not state.step(torch.tensor([BOS])).requires_grad
-    attentions = [part for layer in state.layers for part in (layer.own, layer.other)]
-    assert not any(part.keys.requires_grad or part.values.requires_grad for part in attentions)
+    caches = [*state.own, *state.other]
+    assert not any(cache.keys.requires_grad or cache.values.requires_grad for cache in caches)
+
+
+def test_a_frozen_model_says_what_it_said_and_its_model_goes_on() -> None:
+    model = opinionated(0)
+    source, frozen = sources(model, 3, 5), model.frozen()
+    said = greedy_decode(model, source, max_length=9)
+    assert torch.equal(greedy_decode(frozen, source, max_length=9), said)
+    with torch.no_grad():
+        model.decoder.layers[0].cross_attention.value.weight.mul_(-3)
+    changed = greedy_decode(model, source, max_length=9)
+    assert torch.equal(greedy_decode(frozen, source, max_length=9), said) and not torch.equal(changed, said)
+    assert Forgetful(model).frozen().model is model  # nothing to make ready
 
 
 @few

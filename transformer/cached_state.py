@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from transformer.masking import padding_mask
-from transformer.multi_head import CachedAttention, FewRows
+from transformer.multi_head import FewRows, KeyValueCache, StepAttention
 
-__all__ = ["CachedState"]
+__all__ = ["CachedState", "StepDecoder"]
 
 
 def _add_and_norm(part: Any) -> Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]:
@@ -26,22 +25,43 @@ def _add_and_norm(part: Any) -> Callable[[Tensor, Callable[[Tensor], Tensor]], T
     return lambda x, sublayer: torch.layer_norm(x + sublayer(x), *fixed)
 
 
-class _CachedLayer:
-    """A DecoderLayer that is asked step by step."""
+class _StepLayer:
+    """A DecoderLayer, made ready to be asked step by step."""
 
-    def __init__(self, layer: Any, memory: Float[Tensor, "batch source d_model"]):
-        self.own = CachedAttention(layer.self_attention, memory[:, :0], grows=True)
-        self.other = CachedAttention(layer.cross_attention, memory, grows=False)
+    def __init__(self, layer: Any):
+        self.own = StepAttention(layer.self_attention, grows=True)
+        self.other = StepAttention(layer.cross_attention, grows=False)
         parts = (layer.feed_forward[i] for i in (0, 2))
         self.first, self.second = (FewRows((part.weight, part.bias)) for part in parts)
         norms = layer.add_norm1, layer.add_norm2, layer.add_norm3
         self.add_norms = [_add_and_norm(part) for part in norms]
 
-    def __call__(self, x: Tensor, mask: Tensor | None, source_mask: Tensor | None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        own: KeyValueCache,
+        other: KeyValueCache,
+        mask: Tensor | None,
+        source_mask: Tensor | None,
+    ) -> Tensor:
         add_norm1, add_norm2, add_norm3 = self.add_norms
-        x = add_norm1(x, lambda x: self.own(x, mask))
-        x = add_norm2(x, lambda x: self.other(x, source_mask))
+        x = add_norm1(x, lambda x: self.own(x, own, mask))
+        x = add_norm2(x, lambda x: self.other(x, other, source_mask))
         return add_norm3(x, lambda x: self.second(self.first(x).relu_()))
+
+
+class StepDecoder:
+    """A Transformer's decoder, made ready to read a token at a time. Its weights are a copy."""
+
+    def __init__(self, model: Any):
+        self.embedding, self.positions = model.embedding, model.positions
+        self.layers = [_StepLayer(layer) for layer in model.decoder.layers]
+        self.norm, self.project = model.decoder.norm, FewRows(model.output_layer())
+
+    def embed(self, tokens: Int[Tensor, " rows"], position: int) -> Float[Tensor, "rows d_model"]:
+        """The vectors of tokens that all stand at one position."""
+        x = self.embedding.forward(tokens[:, None])  # (rows, 1, d_model)
+        return self.positions.forward(x, position)[:, 0]
 
 
 class CachedState:
@@ -51,30 +71,32 @@ class CachedState:
     which of them belong to the past of a row.
     """
 
-    def __init__(self, model: Any, source: Int[Tensor, "rows source"]):
-        self.model, self.length = model, 0  # a Transformer
-        memory = model.encode(source)  # (sentences, source, d_model)
-        mask = padding_mask(source, model.config.pad_id)  # (sentences, 1, 1, source)
+    def __init__(
+        self,
+        decoder: StepDecoder,
+        memory: Float[Tensor, "sentences source d_model"],
+        mask: Bool[Tensor, "sentences 1 1 source"],
+    ):
+        self.decoder, self.length = decoder, 0
         self.mask = None if mask.all() else mask
-        self.layers = [_CachedLayer(layer, memory) for layer in model.decoder.layers]
-        self.norm, self.project = model.decoder.norm, FewRows(model.output_layer())
-        self.count, self.width = len(source), 1  # of the sentences, and the rows of each
+        self.own = [layer.own.start(memory[:, :0]) for layer in decoder.layers]
+        self.other = [layer.other.start(memory) for layer in decoder.layers]
+        self.count, self.width = len(memory), 1  # of the sentences, and the rows of each
         self.seen: Tensor | None = None  # (rows, slots), or None: everything is every row's past
 
     @torch.no_grad()
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Read one more token of each row; return the logits of the next."""
-        x = self.model.embed(tokens[:, None], self.length)  # (rows, 1, d_model)
-        x = x.view(self.count, self.width, -1)  # (sentences, width, d_model)
-        mask = None
+        decoder, mask = self.decoder, None
+        x = decoder.embed(tokens, self.length)  # (rows, d_model)
         if self.seen is not None:
-            own = torch.eye(self.width, device=x.device).bool().repeat(self.count, 1)
-            self.seen = torch.cat([self.seen, own], 1)
+            itself = torch.eye(self.width, device=x.device).bool().repeat(self.count, 1)
+            self.seen = torch.cat([self.seen, itself], 1)
             mask = self.seen.view(self.count, 1, self.width, -1)
-        for layer in self.layers:
-            x = layer(x, mask, self.mask)
+        for layer, own, other in zip(decoder.layers, self.own, self.other, strict=True):
+            x = layer(x, own, other, mask, self.mask)
         self.length += 1
-        return self.project(self.norm(x)).flatten(0, 1)  # (rows, vocab)
+        return decoder.project(decoder.norm(x))  # (rows, vocab)
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows, in this order; one may be kept several times."""
@@ -87,8 +109,7 @@ class CachedState:
             self.seen = torch.ones(self.count, self.length, device=rows.device).bool()
         self.seen = None if self.seen is None else self.seen[rows]
         if not torch.equal(kept, torch.arange(self.count, device=rows.device)):
-            for layer in self.layers:
-                layer.own.select(kept)
-                layer.other.select(kept)
+            for cache in (*self.own, *self.other):
+                cache.select(kept)
             self.mask = None if self.mask is None else self.mask[kept]
         self.count, self.width = len(kept), width

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -28,22 +27,25 @@ def greedy_decode(
     length of its own source + 50, Sec. 6.1). After its end stands padding. The model should be in eval mode.
     """
     config, limit = model.config, token_limits(model, source, max_length)
-    target = torch.full_like(limit[:, None], config.bos_id)  # (batch, 1)
     rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
+    limit, written = limit[rows], []
     with torch.inference_mode():
-        state, token, limit = start_decoding(model, source[rows]), target[rows, 0], limit[rows]
+        state, token = start_decoding(model, source[rows]), torch.full_like(rows, config.bos_id)
         while len(rows):
             logits = state.step(token)  # (rows, vocab)
             logits[:, config.pad_id] = -math.inf
             token = logits.max(dim=-1).indices  # (rows,)
-            target = F.pad(target, (0, 1), value=config.pad_id)  # (batch, target + 1)
-            target[rows, -1] = token
-            goes_on = (token != config.eos_id) & (limit >= target.shape[1])
+            written.append((rows, token))
+            goes_on = (token != config.eos_id) & (limit > len(written))
             if not goes_on.all():
                 on = goes_on.nonzero()[:, 0]
                 rows, token, limit = rows[on], token[on], limit[on]
                 state.select(on)
-    return target.clone()
+    target = source.new_full((len(source), 1 + len(written)), config.pad_id)
+    target[:, 0] = config.bos_id
+    for length, (rows, token) in enumerate(written, start=1):
+        target[rows, length] = token
+    return target
 
 
 @runtime_checkable
@@ -72,7 +74,7 @@ def translate(
     `alpha` and `max_length` are those of `beam_search`; `batch_size` counts sentences. The model
     should be in eval mode.
     """
-    device = next(model.parameters()).device
+    model, device = model.frozen(), next(model.parameters()).device
     sources = [tokenizer.encode(sentence) + [tokenizer.eos_id] for sentence in sentences]
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     translations = [""] * len(sources)

@@ -39,6 +39,10 @@ class EncoderDecoder(nn.Module):
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
         """The weights, and a bias if there is one, that make logits of a state."""
 
+    def frozen(self) -> "EncoderDecoder":
+        """The same model, made ready to decode many times, if there is anything to make ready."""
+        return self
+
     def project(self, states: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """The logits of every token, from states."""
         return F.linear(states, *self.output_layer())

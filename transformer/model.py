@@ -4,6 +4,7 @@ Chapter: The whole Transformer
 Exported from chapters/08_transformer.md; edit it there, not here.
 """
 
+import copy
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer.cached_state import CachedState
+from transformer.cached_state import CachedState, StepDecoder
 from transformer.config import TransformerConfig
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.layers import DecoderLayer, EncoderLayer, TokenEmbedding
@@ -136,10 +137,19 @@ class Transformer(EncoderDecoder):
         """The embedding once more makes the logits, without a bias (Sec. 3.4)."""
         return self.embedding.weight, None
 
+    _steps: "StepDecoder | None" = None  # made ready by `frozen`
+
+    def frozen(self) -> "Transformer":
+        """The same model, made ready to decode many times: its decoder stays as it is now."""
+        other = copy.copy(self)
+        other._steps = StepDecoder(self)
+        return other
+
     @torch.no_grad()
     def start(self, source: _Source) -> "CachedState":
         """Begin to write translations of `source`, step by step (see `CachedState`)."""
-        return CachedState(self, source)
+        mask = padding_mask(source, self.config.pad_id)  # (sentences, 1, 1, source)
+        return CachedState(self._steps or StepDecoder(self), self.encode(source), mask)
 
     @torch.no_grad()
     def attention_maps(self, source: _Source, target: _Target) -> dict[str, _Maps]:

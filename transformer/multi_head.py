@@ -5,13 +5,13 @@ Exported from chapters/04_heads.md; edit it there, not here.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
+from transformer.products import Linear, linear
 
-__all__ = ["CachedAttention", "FewRows", "MultiHeadAttention", "merge_heads", "split_heads"]
+__all__ = ["FewRows", "KeyValueCache", "MultiHeadAttention", "StepAttention", "merge_heads", "split_heads"]
 
 
 def split_heads(
@@ -54,10 +54,10 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query = nn.Linear(d_model, num_heads * _head_width(d_model, num_heads, d_k), bias)
-        self.key = nn.Linear(d_model, self.query.out_features, bias)
-        self.value = nn.Linear(d_model, num_heads * _head_width(d_model, num_heads, d_v), bias)
-        self.output = nn.Linear(self.value.out_features, d_model, bias)
+        self.query = Linear(d_model, num_heads * _head_width(d_model, num_heads, d_k), bias)
+        self.key = Linear(d_model, self.query.out_features, bias)
+        self.value = Linear(d_model, num_heads * _head_width(d_model, num_heads, d_v), bias)
+        self.output = Linear(self.value.out_features, d_model, bias)
 
     def forward(
         self,
@@ -84,74 +84,97 @@ class MultiHeadAttention(nn.Module):
         return self.output(merge_heads(heads)), weights
 
 
-def _append(kept: Tensor, length: int, new: Tensor) -> Tensor:
-    """Write `new` behind the first `length` keys, in twice the room if there is too little."""
-    end = length + new.shape[2]
-    if end > kept.shape[2]:
-        room = kept.new_empty(*kept.shape[:2], 2 * end, kept.shape[3])
-        room[:, :, :length] = kept[:, :, :length]
-        kept = room
-    kept[:, :, length:end] = new
-    return kept
+class KeyValueCache:
+    """The keys and values of the words so far, with room for more.
 
-
-class FewRows:
-    """x Wᵀ + b for a few x at a time, by one linear layer or by several side by side."""
-
-    def __init__(self, *layers: tuple[Tensor, Tensor | None]):
-        weights, biases = zip(*layers, strict=True)
-        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        self.weight = weight.detach()  # (widths, d_model)
-        self.bias = None if biases[0] is None else torch.cat(biases).detach()
-        self.by_column = False
-
-    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch widths"]:
-        """What the layers make of x, side by side."""
-        if not self.by_column and x.numel() > 2 * x.shape[-1]:
-            self.weight, self.by_column = self.weight.T.contiguous().T, True
-        return F.linear(x, self.weight, self.bias)
-
-
-class CachedAttention:
-    """A MultiHeadAttention that is asked step by step and keeps keys and values.
-
-    `seen` is there from the beginning, perhaps of length 0; if it `grows`, every word that
-    asks is added to it first. To be asked where no gradients are recorded.
+    `rows` holds those of the first words: each row the keys of all heads, together `key_width`
+    wide, then the values. The first new word moves them, so `rows` itself stays as it is.
     """
 
-    @torch.no_grad()
-    def __init__(
-        self,
-        attention: MultiHeadAttention,
-        seen: Float[Tensor, "batch seen d_model"],
-        *,
-        grows: bool,
-    ):
-        parts = [attention.query, attention.key, attention.value]
-        self.num_heads, self.length = attention.num_heads, seen.shape[1]
-        kept = (split_heads(part(seen), self.num_heads) for part in parts[1:])
-        self.keys, self.values = (part.contiguous() for part in kept)  # (batch, heads, room, d_head)
-        asked = parts if grows else parts[:1]
-        self._project = FewRows(*((part.weight, part.bias) for part in asked))
-        self._widths = [part.out_features for part in asked]
-        self._output = FewRows((attention.output.weight, attention.output.bias))
+    def __init__(self, rows: Float[Tensor, "batch seen widths"], key_width: int, num_heads: int):
+        self.length = rows.shape[1]
+        self._key_width, self._num_heads = key_width, num_heads
+        self._keep(rows)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "batch new d_model"],
-        mask: Bool[Tensor, "#batch #heads #new #seen"] | None = None,
-    ) -> Float[Tensor, "batch new d_model"]:
-        """What the new words are told; True in `mask` means "may attend"."""
-        shape = *x.shape[:2], self.num_heads, -1
-        parts = self._project(x).split_with_sizes(self._widths, -1)
-        query, *added = (part.view(shape).transpose(1, 2) for part in parts)
-        if added:  # a key and a value of each word, (batch, heads, new, d_head)
-            self.keys = _append(self.keys, self.length, added[0])
-            self.values = _append(self.values, self.length, added[1])
-            self.length += x.shape[1]
-        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
-        return self._output(merge_heads(fused_attention(query, keys, values, mask)))
+    def _keep(self, rows: Tensor) -> None:
+        self._rows = rows  # (batch, room, widths)
+        parts = rows.tensor_split([self._key_width], -1)
+        self.keys, self.values = (split_heads(part, self._num_heads) for part in parts)
+
+    def append(self, new: Float[Tensor, "batch new widths"]) -> None:
+        """Write new words behind the others, in twice the room if there is too little."""
+        end = self.length + new.shape[1]
+        if end > self._rows.shape[1]:
+            room = new.new_empty(len(new), 2 * end, new.shape[2])
+            room[:, : self.length] = self._rows[:, : self.length]
+            self._keep(room)
+        self._rows[:, self.length : end] = new
+        self.length = end
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows of the batch, in this order; one may be kept several times."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self._keep(self._rows[rows])
+
+
+class FewRows:
+    """x Wᵀ + b for a few x at a time, by one linear layer or by several side by side.
+
+    The weights are a copy, and stay as they are now.
+    """
+
+    def __init__(self, *layers: tuple[Tensor, Tensor | None]):
+        weights, biases = zip(*layers, strict=True)
+        self.table = torch.cat(weights).detach().T.contiguous()  # Wᵀ, (d_model, widths)
+        self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        self._every = torch.arange(len(self.table), device=self.table.device)
+        self._first = self._every[:1]
+        self._looks_up = self.table.device.type == "cpu" and self.table.dtype == torch.float32
+
+    def __call__(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows widths"]:
+        """What the layers make of x, side by side."""
+        if x.shape[0] != 1 or not self._looks_up:
+            return linear(x, self.table.T, self.bias)
+        found = torch.embedding_bag(  # every row of the table, weighted, from the first on
+            self.table, self._every, self._first, False, 0, False, x.view(-1)
+        )[0]  # (1, widths)
+        return found if self.bias is None else found.add_(self.bias)
+
+
+class StepAttention:
+    """A MultiHeadAttention, made ready to be asked step by step, with a cache of keys and values.
+
+    If it `grows`, every word that asks is first added to the cache. Its weights are a copy, and
+    it is to be asked where no gradients are recorded.
+    """
+
+    def __init__(self, attention: MultiHeadAttention, *, grows: bool):
+        parts = attention.query, attention.key, attention.value, attention.output
+        query, key, value, output = ((part.weight, part.bias) for part in parts)
+        self._num_heads, self._grows = attention.num_heads, grows
+        self._width = attention.query.out_features  # of all heads' queries, and of their keys
+        self._ask = FewRows(query, key, value) if grows else FewRows(query)
+        self._tell, self._output = FewRows(key, value), FewRows(output)
+
+    def start(self, seen: Float[Tensor, "batch seen d_model"]) -> KeyValueCache:
+        """The cache of the words that are there from the beginning, perhaps none."""
+        told = self._tell(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        return KeyValueCache(told, self._width, self._num_heads)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "rows d_model"],
+        cache: KeyValueCache,
+        mask: Bool[Tensor, "#batch #heads #new #seen"] | None = None,
+    ) -> Float[Tensor, "rows d_model"]:
+        """What new words are told, as many of each sentence; True in `mask` means "may attend".
+
+        The rows of a sentence are neighbours.
+        """
+        asked = self._ask(x)  # (rows, widths)
+        asked = asked.view(cache.keys.shape[0], -1, asked.shape[1])  # (batch, new, widths)
+        if self._grows:
+            asked, added = asked.tensor_split([self._width], -1)
+            cache.append(added)
+        keys, values = cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
+        told = fused_attention(split_heads(asked, self._num_heads), keys, values, mask)
+        return self._output(merge_heads(told).flatten(0, 1))
