@@ -5,10 +5,10 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book test test-site pdf lint chapter bench serve clean
+.PHONY: help book test test-site test-bench pdf lint chapter bench serve clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 book: $(INSTALLED) ## execute the chapters that changed and build the site (FORCE=1: execute all)
 	@$(BIN)/python tools/export.py
@@ -43,14 +43,18 @@ chapter: $(INSTALLED) ## export and execute one chapter while writing: make chap
 	@$(BIN)/python tools/export.py
 	@$(BIN)/python tools/execute.py $(CHAPTER) $(if $(FORCE),--force)
 
-bench: .venv-bench/.installed ## measure the package beside other implementations, for about an hour
+test-bench: .venv-bench/.installed ## test that the implementations which the benchmarks compare are the same model
 	@.venv-bench/bin/pytest tests/test_benchmarks.py
+
+bench: test-bench ## measure the package beside other implementations, for about an hour
 	@.venv-bench/bin/python benchmarks/training.py --record
 	@.venv-bench/bin/python benchmarks/training.py --threads 2 --record
 	@.venv-bench/bin/python benchmarks/training.py --size base --rounds 3 --record
 	@.venv-bench/bin/python benchmarks/decoding.py --rounds 3 --record
 	@.venv-bench/bin/python benchmarks/attention.py --record
 	@.venv-bench/bin/python benchmarks/pipeline.py --record
+	@.venv-bench/bin/python benchmarks/products.py --record
+	@.venv-bench/bin/python benchmarks/book.py --record
 
 serve: book ## build the site and serve it at http://localhost:8000 (PORT=…)
 	@echo "serving http://localhost:$(PORT), stop with Ctrl-C"

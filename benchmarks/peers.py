@@ -22,6 +22,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from transformer.beam import beam_search
 from transformer.config import TransformerConfig
 from transformer.data import Batch
 from transformer.decoding import greedy_decode
+from transformer.encoder_decoder import EncoderDecoder
 from transformer.fused_loss import fused_loss
 from transformer.layers import TokenEmbedding
 from transformer.model import Transformer
@@ -95,11 +97,16 @@ class Ours(Peer):
     def loss(self, batch: Batch) -> Tensor:
         return fused_loss(self.model, batch, smoothing=SMOOTHING)
 
+    @cached_property
+    def writer(self) -> EncoderDecoder:
+        """Made ready once, for all sentences."""
+        return endless(self.model).frozen()
+
     def greedy(self, source: Tensor, tokens: int) -> Tensor:
-        return greedy_decode(endless(self.model), source, max_length=tokens)[:, 1:]
+        return greedy_decode(self.writer, source, max_length=tokens)[:, 1:]
 
     def beam(self, source: Tensor, beam: int, tokens: int) -> Tensor:
-        return beam_search(endless(self.model), source, beam=beam, max_length=tokens)[:, 1:]
+        return beam_search(self.writer, source, beam=beam, max_length=tokens)[:, 1:]
 
 
 class TorchModel(nn.Module):

@@ -26,7 +26,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -45,7 +46,7 @@ def provenance(seed: int, seconds: float) -> Run:
     return {
         "commit": os.environ.get("BENCHMARK_COMMIT") or _git("rev-parse", "--short", "HEAD") + changed,
         "date": datetime.now(UTC).date().isoformat(),
-        "device": f"cpu ({_processor()})",
+        "device": f"cpu ({processor()})",
         "threads": torch.get_num_threads(),
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "seed": seed,

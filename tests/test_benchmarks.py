@@ -238,6 +238,7 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert [row["kind"] for row in rows] == ["explicit", "fused"]
     assert all(row["cpu_seconds"] > 0 and row["memory_mib"] >= 0 for row in rows)
     assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
+    assert all(row["mkl"] > 0 for row in rows_of("products.py"))
 
 
 THEIRS = [
