@@ -44,7 +44,7 @@ chapter: $(INSTALLED) ## export and execute one chapter while writing: make chap
 	@$(BIN)/python tools/execute.py $(CHAPTER) $(if $(FORCE),--force)
 
 test-bench: .venv-bench/.installed ## test that the implementations which the benchmarks compare are the same model
-	@.venv-bench/bin/pytest tests/test_benchmarks.py
+	@.venv-bench/bin/pytest -n auto tests/test_benchmarks.py
 
 bench: test-bench ## measure the package beside other implementations, for about an hour
 	@.venv-bench/bin/python benchmarks/training.py --record

@@ -39,6 +39,12 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
 SEED = 0
 
 
+def peak_of(device: torch.device) -> float | None:
+    """What the maker of this GPU promises, if it is known here."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((value for key, value in PEAKS.items() if key in name), None)
+
+
 def sentences(vocab_size: int, count: int) -> list[Example]:
     """Random tokens, in lengths like those of real sentences: 25 on average, at most 120."""
     generator = random.Random(SEED)
@@ -129,11 +135,11 @@ def plan(
     yield "big, all of these", big, options
 
 
-def origin(device: torch.device, seconds: float, price: float) -> dict[str, Any]:
+def origin(device: torch.device, seconds: float) -> dict[str, Any]:
     """Where the numbers come from."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a processor"
     about = {"device": name, "dtype": "as the rows say; weights in float32", "cuda": torch.version.cuda}
-    return provenance(SEED, seconds) | about | {"price_per_hour": price}
+    return provenance(SEED, seconds) | about
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -149,8 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     device = pick_device("cpu" if given.smoke else "cuda")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    peak = given.peak or next((value for key, value in PEAKS.items() if key in name), None)
+    peak = given.peak or peak_of(device)
     if given.smoke:
         base = TransformerConfig.tiny(50, d_model=16, d_ff=32, num_layers=1)
         big, steps, max_tokens = TransformerConfig.tiny(50, num_layers=1), given.steps or 2, 300
@@ -167,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
             result = {"not_run": str(error).splitlines()[0]}  # type: ignore[dict-item]
         rows.append({"name": row, **result})
         print(json.dumps(rows[-1]), flush=True)
-    record = {"provenance": origin(device, time.time() - begin, given.price), "rows": rows}
+    price = {"price_per_hour": given.price}
+    record = {"provenance": origin(device, time.time() - begin) | price, "rows": rows}
     if not given.smoke or given.out:
         path = given.out or RECORDS / "gpu.json"
         write_whole(path, lambda part: part.write_text(json.dumps(record, indent=2) + "\n"))

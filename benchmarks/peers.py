@@ -54,7 +54,7 @@ SMOOTHING = 0.1
 
 def endless(model: Transformer) -> Transformer:
     """The same model, with the same weights, that never says its end."""
-    other, never = copy.copy(model), torch.zeros(model.config.vocab_size)
+    other, never = copy.copy(model), torch.zeros_like(model.embedding.weight[:, 0])
     never[model.config.eos_id] = -1e9
     other.output_layer = lambda: (model.embedding.weight, never)
     return other

@@ -239,6 +239,16 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert all(row["cpu_seconds"] > 0 and row["memory_mib"] >= 0 for row in rows)
     assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
     assert all(row["mkl"] > 0 for row in rows_of("products.py"))
+    ladders = [row["ladder"] for row in rows_of("changes.py")]
+    assert [ladders.count(ladder) for ladder in dict.fromkeys(ladders)] == [5, 5, 5]
+
+
+def test_what_is_measured_on_a_gpu_runs_at_toy_sizes() -> None:
+    rows = rows_of("gpu_peers.py")
+    measured = [row for row in rows if row.get("peer") == "ours"]
+    assert [row["task"] for row in measured] == ["training"] + ["decoding"] * 4
+    shares = [row["share"] for row in rows if row.get("task") == "profile"]
+    assert 0.3 < sum(shares) < 1.001 and shares == sorted(shares, reverse=True)
 
 
 THEIRS = [

@@ -56,7 +56,7 @@ class StepDecoder:
     def __init__(self, model: Any):
         self.embedding, self.positions = model.embedding, model.positions
         self.layers = [_StepLayer(layer) for layer in model.decoder.layers]
-        self.norm, self.project = model.decoder.norm, FewRows(model.output_layer())
+        self.norm, self.project = model.decoder.norm.forward, FewRows(model.output_layer())
 
     def embed(self, tokens: Int[Tensor, " rows"], position: int) -> Float[Tensor, "rows d_model"]:
         """The vectors of tokens that all stand at one position."""

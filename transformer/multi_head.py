@@ -99,7 +99,12 @@ class KeyValueCache:
     def _keep(self, rows: Tensor) -> None:
         self._rows = rows  # (batch, room, widths)
         parts = rows.tensor_split([self._key_width], -1)
-        self.keys, self.values = (split_heads(part, self._num_heads) for part in parts)
+        self._room = [split_heads(part, self._num_heads) for part in parts]
+        self._look()
+
+    def _look(self) -> None:
+        # (batch, heads, length, d_head) each
+        self.keys, self.values = (part[:, :, : self.length] for part in self._room)
 
     def append(self, new: Float[Tensor, "batch new widths"]) -> None:
         """Write new words behind the others, in twice the room if there is too little."""
@@ -110,6 +115,7 @@ class KeyValueCache:
             self._keep(room)
         self._rows[:, self.length : end] = new
         self.length = end
+        self._look()
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows of the batch, in this order; one may be kept several times."""
@@ -170,11 +176,10 @@ class StepAttention:
 
         The rows of a sentence are neighbours.
         """
-        asked = self._ask(x)  # (rows, widths)
-        asked = asked.view(cache.keys.shape[0], -1, asked.shape[1])  # (batch, new, widths)
+        batch, query = cache.keys.shape[0], self._ask(x)  # (rows, widths)
         if self._grows:
-            asked, added = asked.tensor_split([self._width], -1)
-            cache.append(added)
-        keys, values = cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
-        told = fused_attention(split_heads(asked, self._num_heads), keys, values, mask)
-        return self._output(merge_heads(told).flatten(0, 1))
+            query, added = query.tensor_split([self._width], 1)
+            cache.append(added.view(batch, -1, added.shape[1]))
+        query = query.view(batch, -1, self._num_heads, self._width // self._num_heads)
+        told = fused_attention(query.transpose(1, 2), cache.keys, cache.values, mask)
+        return self._output(told.transpose(1, 2).reshape(x.shape[0], -1))
