@@ -50,10 +50,11 @@ bench: test-bench ## measure the package beside other implementations, for about
 	@.venv-bench/bin/python benchmarks/training.py --record
 	@.venv-bench/bin/python benchmarks/training.py --threads 2 --record
 	@.venv-bench/bin/python benchmarks/training.py --size base --rounds 3 --record
-	@.venv-bench/bin/python benchmarks/decoding.py --rounds 3 --record
+	@.venv-bench/bin/python benchmarks/decoding.py --rounds 4 --record
 	@.venv-bench/bin/python benchmarks/attention.py --record
 	@.venv-bench/bin/python benchmarks/pipeline.py --record
 	@.venv-bench/bin/python benchmarks/products.py --record
+	@.venv-bench/bin/python benchmarks/changes.py --rounds 3 --record
 	@.venv-bench/bin/python benchmarks/book.py --record
 
 serve: book ## build the site and serve it at http://localhost:8000 (PORT=…)

@@ -108,7 +108,7 @@ from transformer.multi_head import (
 )
 from transformer.parallel import ParallelTrainer, batch_share, first_before_others, processes, rank_and_size
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
-from transformer.products import MKL_IS_SLOW, Linear, by_onednn, linear
+from transformer.products import MKL_IS_SLOW, Linear, by_onednn, linear, weight_gradient
 from transformer.recipes import (
     CORPORA,
     LONGEST,
@@ -288,6 +288,7 @@ __all__ = [
     "translate_command",
     "translate_lines",
     "unprefixed",
+    "weight_gradient",
     "write_config",
     "write_metrics",
     "write_whole",

@@ -21,8 +21,8 @@ def _add_and_norm(part: Any) -> Callable[[Tensor, Callable[[Tensor], Tensor]], T
     norm = part.norm
     fixed = norm.normalized_shape, norm.weight, norm.bias, norm.eps
     if part.norm_first:
-        return lambda x, sublayer: x + sublayer(torch.layer_norm(x, *fixed))
-    return lambda x, sublayer: torch.layer_norm(x + sublayer(x), *fixed)
+        return lambda x, sublayer: sublayer(torch.layer_norm(x, *fixed)).add_(x)
+    return lambda x, sublayer: torch.layer_norm(sublayer(x).add_(x), *fixed)
 
 
 class _StepLayer:
@@ -39,14 +39,14 @@ class _StepLayer:
     def __call__(
         self,
         x: Tensor,
-        own: KeyValueCache,
-        other: KeyValueCache,
+        written: KeyValueCache,
+        source: KeyValueCache,
         mask: Tensor | None,
         source_mask: Tensor | None,
     ) -> Tensor:
         add_norm1, add_norm2, add_norm3 = self.add_norms
-        x = add_norm1(x, lambda x: self.own(x, own, mask))
-        x = add_norm2(x, lambda x: self.other(x, other, source_mask))
+        x = add_norm1(x, lambda x: self.own(x, written, mask))
+        x = add_norm2(x, lambda x: self.other(x, source, source_mask))
         return add_norm3(x, lambda x: self.second(self.first(x).relu_()))
 
 

@@ -28,18 +28,19 @@ def greedy_decode(
     """
     config, limit = model.config, token_limits(model, source, max_length)
     rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
-    limit, written = limit[rows], []
+    limit, written = limit[rows], []  # of tokens, in each step the rows and what they say
     with torch.inference_mode():
         state, token = start_decoding(model, source[rows]), torch.full_like(rows, config.bos_id)
+        shortest = min(limit.tolist(), default=0)
         while len(rows):
             logits = state.step(token)  # (rows, vocab)
             logits[:, config.pad_id] = -math.inf
             token = logits.max(dim=-1).indices  # (rows,)
             written.append((rows, token))
-            goes_on = (token != config.eos_id) & (limit > len(written))
-            if not goes_on.all():
-                on = goes_on.nonzero()[:, 0]
+            if config.eos_id in token.tolist() or len(written) == shortest:
+                on = ((token != config.eos_id) & (limit > len(written))).nonzero()[:, 0]
                 rows, token, limit = rows[on], token[on], limit[on]
+                shortest = min(limit.tolist(), default=0)
                 state.select(on)
     target = source.new_full((len(source), 1 + len(written)), config.pad_id)
     target[:, 0] = config.bos_id

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer.data import Batch
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.learning import teacher_forced
-from transformer.products import linear
+from transformer.products import linear, weight_gradient
 
 __all__ = ["fused_loss"]
 
@@ -46,7 +46,7 @@ class _FusedLoss(torch.autograd.Function):
                 for_bias += difference.sum(0)
             difference = difference.to(narrow.dtype)
             for_states.append(linear(difference, weight.T))
-            for_weight += linear(difference.T, some.T)
+            for_weight += weight_gradient(difference, some)
         ctx.tokens = len(states)
         ctx.save_for_backward(torch.cat(for_states).to(states.dtype), for_weight, for_bias)
         return sum(losses) / ctx.tokens

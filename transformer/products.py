@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-__all__ = ["Linear", "MKL_IS_SLOW", "by_onednn", "linear"]
+__all__ = ["Linear", "MKL_IS_SLOW", "by_onednn", "linear", "weight_gradient"]
 
 
 def by_onednn(
@@ -44,10 +44,40 @@ MKL_IS_SLOW = (
 )
 
 
-def _large(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's answer comes earlier although it begins later."""
-    rows = x.numel() // x.shape[-1]
-    return rows >= 4 and rows * weight.numel() >= 2**19
+def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
+    """Whether oneDNN can be asked, and answers earlier although it begins later."""
+    return (
+        MKL_IS_SLOW
+        and x.numel() >= 4 * x.shape[-1]  # rows
+        and x.numel() * d_out >= 2**19
+        and x.dtype == other.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+_BLOCK = 512  # rows
+
+
+def _filled_up(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "more d_in"]:
+    """x with rows of zeros behind it, so that their number is one of eleven."""
+    rows = len(x)
+    step = 4 if rows <= 8 else 8 if rows <= 32 else 32 if rows <= 128 else 128
+    return F.pad(x, (0, 0, 0, -rows % step)) if rows % step else x
+
+
+def _in_blocks(
+    x: Float[Tensor, "rows d_in"],
+    weight: Float[Tensor, "d_out d_in"],
+    bias: Float[Tensor, " d_out"] | None,
+) -> Float[Tensor, "rows d_out"]:
+    """`by_onednn`, asked in few shapes."""
+    if len(x) <= _BLOCK:
+        return by_onednn(_filled_up(x), weight, bias)[: len(x)]
+    product = x.new_empty(len(x), len(weight))
+    for some, place in zip(x.split(_BLOCK), product.split(_BLOCK), strict=True):
+        place.copy_(by_onednn(_filled_up(some), weight, bias)[: len(some)])
+    return product
 
 
 def _tell_the_counter(formula: Callable[..., int]) -> Callable[..., int]:
@@ -62,12 +92,24 @@ def _operations(x: Sequence[int], weight: Sequence[int], *rest: Any, **named: An
     return 2 * math.prod(x) * weight[0]  # of the shapes of x and of the weight
 
 
+def weight_gradient(
+    above: Float[Tensor, "rows d_out"], x: Float[Tensor, "rows d_in"]
+) -> Float[Tensor, "d_out d_in"]:
+    """Gᵀ X, the gradient of W in x Wᵀ where G is that of the product."""
+    if not _goes_to_onednn(x, above, above.shape[1]):
+        return above.T @ x
+    total = above.new_zeros(above.shape[1], x.shape[1])
+    for some, their in zip(x.split(_BLOCK), above.split(_BLOCK), strict=True):
+        total += by_onednn(_filled_up(their).T, _filled_up(some).T, None)
+    return total
+
+
 class _ByOneDNN(torch.autograd.Function):
-    """`by_onednn` with gradients, which oneDNN computes as well."""
+    """x Wᵀ + b with gradients, all of them by oneDNN."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return by_onednn(x, weight, bias)
+        return _in_blocks(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -80,8 +122,8 @@ class _ByOneDNN(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad
         rows = above.reshape(-1, len(weight)).contiguous()  # (rows, d_out)
         return (
-            by_onednn(rows, weight.T, None).view_as(x) if for_x else None,
-            by_onednn(rows.T, x.reshape(-1, x.shape[-1]).T, None) if for_weight else None,
+            _in_blocks(rows, weight.T, None).view_as(x) if for_x else None,
+            weight_gradient(rows, x.reshape(-1, x.shape[-1])) if for_weight else None,
             rows.sum(0) if for_bias else None,
         )
 
@@ -96,17 +138,9 @@ def linear(
     Gradients can be taken once, not of gradients, where oneDNN is asked: for large products in
     float32, on a processor by AMD.
     """
-    if (
-        not MKL_IS_SLOW
-        or x.device.type != "cpu"
-        or not x.dtype == weight.dtype == torch.float32
-        or not _large(x, weight)
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if not _goes_to_onednn(x, weight, len(weight)):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        return _ByOneDNN.apply(x, weight, bias)
-    return by_onednn(x, weight, bias)
+    return _ByOneDNN.apply(x, weight, bias)
 
 
 class Linear(nn.Linear):
