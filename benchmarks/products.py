@@ -1,13 +1,16 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
-In float32. Both take each round one after the other; a first round warms up. Printed are JSON rows; --record
-also writes them into chapters/records/bench_products.json, beside those of other processors.
+In float32. Both take each round one after the other; a first round warms up. Then the memory that oneDNN
+keeps after many numbers of rows, in a process of its own: asked as they come, and as the package asks.
+Printed are JSON rows; --record also writes them into chapters/records/bench_products.json, beside those of
+other processors.
 
     python benchmarks/products.py [--threads 2] [--rounds 5] [--record]
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -16,10 +19,11 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from record import Run, processor, provenance
-from side_by_side import interleaved, options, parse, report
+from side_by_side import in_new_process, interleaved, options, parse, report, resident
 from torch import Tensor
 
-from transformer.products import by_onednn
+import transformer.products
+from transformer.products import Linear, by_onednn
 
 ABOUT = "A linear layer by MKL and by oneDNN: billions of operations a second, by shape."
 ROWS = (2048, 32, 1)
@@ -48,7 +52,31 @@ def multiplying(multiply: Callable[..., Tensor], rows: int, d_in: int, d_out: in
 
 def turns(*shape: int) -> int:
     """How many products are as much as WORK."""
-    return max(1, WORK // (2 * torch.Size(shape).numel()))
+    return max(1, min(5000, WORK // (2 * torch.Size(shape).numel())))
+
+
+def kept(count: int, in_blocks: bool) -> float:
+    """By how many MiB the process grows with a layer and its gradients for so many numbers of rows."""
+    torch.set_num_threads(1)
+    transformer.products.MKL_IS_SLOW = True
+    layer, x, above = Linear(256, 1024), torch.randn(2400, 256), torch.randn(2400, 1024)
+    x.requires_grad_(in_blocks)
+
+    def ask(rows: int) -> None:
+        some, their = x[:rows], above[:rows]
+        if in_blocks:
+            layer(some).backward(their)
+        else:
+            by_onednn(some, layer.weight, layer.bias)
+            by_onednn(their, layer.weight.T, None)
+            by_onednn(their.T, some.T, None)
+
+    with torch.set_grad_enabled(in_blocks):
+        ask(2400)
+        before = resident()
+        for rows in random.Random(0).sample(range(1400, 2400), count):
+            ask(rows)
+    return resident() - before
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs = zip(walls["mkl"], walls["onednn"], strict=True)
             row["ratio"] = round(median(a / b for a, b in pairs), 3)
         found.append(row | {"provenance": origin})
+    if "onednn" in by:
+        count = 10 if given.smoke else 800
+        for in_blocks in (False, True):
+            mib = round(in_new_process(kept, count, in_blocks))
+            found.append({"shapes": count, "in_blocks": in_blocks, "kept_mib": mib, "provenance": origin})
     same = {"processor": processor(), "threads": given.threads}
     report("products", ABOUT, {"rounds": given.rounds}, same, found, record=given.record)
 

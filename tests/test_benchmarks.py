@@ -238,7 +238,8 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert [row["kind"] for row in rows] == ["explicit", "fused"]
     assert all(row["cpu_seconds"] > 0 and row["memory_mib"] >= 0 for row in rows)
     assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
-    assert all(row["mkl"] > 0 for row in rows_of("products.py"))
+    products = rows_of("products.py")
+    assert all(row["mkl"] > 0 for row in products if "mkl" in row) and "in_blocks" in products[-1]
     ladders = [row["ladder"] for row in rows_of("changes.py")]
     assert [ladders.count(ladder) for ladder in dict.fromkeys(ladders)] == [5, 5, 5]
 

@@ -76,6 +76,24 @@ def test_only_large_products_in_float32_go_there() -> None:
     assert on_meta.device.type == "meta"
 
 
+def test_it_is_asked_in_few_shapes(onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For it keeps what it prepared for each."""
+    shapes, by_onednn = set(), transformer.products.by_onednn
+
+    def noting(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        shapes.add((*x.shape, len(weight)))
+        return by_onednn(x, weight, bias)
+
+    monkeypatch.setattr(transformer.products, "by_onednn", noting)
+    layer = Linear(512, 1024)
+    for rows in range(4, 1200, 3):
+        x = torch.randn(rows, 512, requires_grad=True)
+        product = layer(x)
+        torch.testing.assert_close(product, F.linear(x, layer.weight, layer.bias), rtol=1e-4, atol=1e-4)
+        product.sum().backward()
+    assert len(shapes) <= 3 * 11  # the product and both gradients
+
+
 @pytest.mark.usefixtures("onednn")
 def test_gradients_that_nobody_wants_are_not_computed() -> None:
     layer, x = Linear(512, 1024), torch.randn(4, 512, requires_grad=True)

@@ -140,7 +140,9 @@ def linear(
     """
     if not _goes_to_onednn(x, weight, len(weight)):
         return F.linear(x, weight, bias)
-    return _ByOneDNN.apply(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _ByOneDNN.apply(x, weight, bias)
+    return _ByOneDNN.forward(x, weight, bias)
 
 
 class Linear(nn.Linear):
