@@ -43,8 +43,8 @@ SHIFTS = """async () => {
 # Side bars glide out of a page that gets narrower
 SETTLED = """() => new Promise(requestAnimationFrame)
     .then(() => Promise.allSettled(document.getAnimations().map(animation => animation.finished)))"""
-# What scrolls by itself can be reached by the keyboard, shortly after the window has changed
-REACHABLE = """() => [...document.querySelectorAll("pre")]
+# What scrolls by itself, code or a table, can be reached by the keyboard, shortly after the window has changed
+REACHABLE = """() => [...document.querySelectorAll("pre, .pst-scrollable-table-container")]
     .every(e => e.scrollWidth <= e.clientWidth || e.tabIndex >= 0)"""
 DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)")]
     .filter(e => !e.closest("svg svg, [aria-hidden=true], .toggle-button, button"))
