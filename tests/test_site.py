@@ -43,7 +43,7 @@ SHIFTS = """async () => {
 # Side bars glide out of a page that gets narrower
 SETTLED = """() => new Promise(requestAnimationFrame)
     .then(() => Promise.allSettled(document.getAnimations().map(animation => animation.finished)))"""
-# What scrolls by itself, code or a table, can be reached by the keyboard, shortly after the window has changed
+# What scrolls, code or a table, can be reached by the keyboard, shortly after the window has changed
 REACHABLE = """() => [...document.querySelectorAll("pre, .pst-scrollable-table-container")]
     .every(e => e.scrollWidth <= e.clientWidth || e.tabIndex >= 0)"""
 DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)")]
