@@ -90,7 +90,11 @@ def test_it_is_asked_in_few_shapes(onednn: None, monkeypatch: pytest.MonkeyPatch
         x = torch.randn(rows, 512, requires_grad=True)
         product = layer(x)
         torch.testing.assert_close(product, F.linear(x, layer.weight, layer.bias), rtol=1e-4, atol=1e-4)
+        layer.zero_grad()
         product.sum().backward()
+        assert x.grad is not None and layer.weight.grad is not None
+        torch.testing.assert_close(x.grad[-1], layer.weight.sum(0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(layer.weight.grad[5], x.sum(0), rtol=1e-3, atol=1e-3)
     assert len(shapes) <= 3 * 11  # the product and both gradients
 
 
