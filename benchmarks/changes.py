@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from statistics import median
 from unittest import mock
 
 import torch
@@ -147,8 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             typical = medians(seconds[name])
             row = {"ladder": ladder, "change": name, "tokens_per_cpu_second": round(count / typical.cpu, 1)}
             before = seconds[names[max(change - 1, 0)]]
-            pairs_ = zip(before, seconds[name], strict=True)
-            row["ratio"] = round(sorted(b.cpu / a.cpu for b, a in pairs_)[len(before) // 2], 3)
+            turns = zip(before, seconds[name], strict=True)
+            row["ratio"] = round(median(b.cpu / a.cpu for b, a in turns), 3)
             rows.append(row)
     origin = provenance(0, time.process_time() - began)
     rows = [row | {"provenance": origin} for row in rows]
