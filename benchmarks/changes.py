@@ -35,6 +35,7 @@ from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss
 from transformer.model import Transformer
 from transformer.multi_head import FewRows
+from transformer.products import linear
 
 ABOUT = "What makes ours fast on a processor, one change at a time."
 TRAINING = [
@@ -66,7 +67,8 @@ class Multiplied(FewRows):
 
     def __init__(self, *layers: tuple[Tensor, Tensor | None]):
         super().__init__(*layers)
-        self.table, self._looks_up = self.table.T.contiguous().T, False
+        by_row, self._looks_up = self.table.T.contiguous(), False
+        self._multiply = lambda x: linear(x, by_row, self.bias)
 
 
 @contextmanager
@@ -113,10 +115,9 @@ def writing(sizes: TransformerConfig, source: Tensor, changes: int, tokens: int)
     """Greedy translations that never end, with the first of the changes."""
     torch.manual_seed(0)
     model = endless(Transformer(sizes).eval())
-    frozen = model.frozen()
+    writer = Forgetful(model) if changes < 1 else model.frozen() if changes >= 3 else model
 
     def write() -> None:
-        writer = Forgetful(model) if changes < 1 else frozen if changes >= 3 else model
         with ExitStack() as old:
             if changes < 2:
                 old.enter_context(all_rows_multiplied())

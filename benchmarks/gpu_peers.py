@@ -1,9 +1,9 @@
 """On a GPU: training and decoding beside other implementations, and where the time of a step goes.
 
-Training is the paper's base model on batches of 25,000 tokens a side: everybody's stacks compiled, autocast
-to bfloat16, lengths rounded to multiples of eight, Adam fused. Decoding is greedy and a beam of 4, 64 tokens
-each, in float32 with TF32; the weights are random and no sentence ends. All take each round one after the
-other. Printed are JSON rows, which are also written into chapters/records/bench_gpu.json.
+Training is the paper's base model on batches of 25,000 tokens a side: everybody's stacks and losses compiled,
+autocast to bfloat16, lengths rounded to multiples of eight, Adam fused. Decoding is greedy and a beam of 4,
+64 tokens each, in float32 with TF32; the weights are random and no sentence ends. All take each round one
+after the other. Printed are JSON rows, which are also written into chapters/records/bench_gpu.json.
 
     python benchmarks/gpu_peers.py              on a machine with a GPU and `transformers`; about four minutes
     python benchmarks/gpu_peers.py --smoke      toy sizes on a processor, to see that it runs
@@ -19,7 +19,7 @@ from itertools import islice
 
 import torch
 from gpu import SEED, origin, peak_of, sentences
-from peers import SIZES, Peer, about, build
+from peers import SIZES, Peer, about, build, compile_losses
 from record import RECORDS, Run, save_runs
 from side_by_side import interleaved, speeds
 from torch.profiler import ProfilerActivity, profile
@@ -86,6 +86,8 @@ def training(
     shapes = [(len(b.source), b.source.shape[1], b.target.shape[1] - 1) for b in batches]
     work = sum(step_flops(sizes, *shape) for shape in shapes)
     peers, found = build(list(STACKS), sizes, "loss")
+    if device.type == "cuda":
+        compile_losses()
     runs = {name: waiting(device, learning(name, peer, batches, device)) for name, peer in peers.items()}
     for name, run in list(runs.items()):
         try:

@@ -1,9 +1,10 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
-In float32. Both take each round one after the other; a first round warms up. Then the memory that oneDNN
-keeps after many numbers of rows, in a process of its own: asked as they come, and as the package asks.
-Printed are JSON rows; --record also writes them into chapters/records/bench_products.json, beside those of
-other processors.
+In float32, the weight by row, as a layer has it; with few rows of x also by column and in oneDNN's own
+order. All take each round one after the other; a first round warms up. Then the memory that oneDNN keeps
+after many numbers of rows, in a process of its own: asked as they come, and as the package asks. Printed are
+JSON rows; --record also writes them into chapters/records/bench_products.json, beside those of other
+processors.
 
     python benchmarks/products.py [--threads 2] [--rounds 5] [--record]
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import product
 from statistics import median
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -23,29 +25,35 @@ from side_by_side import in_new_process, interleaved, options, parse, report, re
 from torch import Tensor
 
 import transformer.products
-from transformer.products import Linear, by_onednn
+from transformer.products import HAS_BOTH, Linear, by_onednn, fixed_linear
 
 ABOUT = "A linear layer by MKL and by oneDNN: billions of operations a second, by shape."
-ROWS = (2048, 32, 1)
-LAYERS = ((256, 1024), (1024, 256), (256, 8000))  # d_in, d_out
+ROWS = (2048, 32, 4, 1)
+FEW = 32  # rows at most, for the other orders
+LAYERS = ((256, 1024), (1024, 256), (256, 8000), (512, 2048), (512, 2064))  # d_in, d_out
 WORK = 2**31  # operations of a turn, so that it lasts long enough to be timed
 
 
-def libraries() -> dict[str, Callable[..., Tensor]]:
-    """Who can multiply here: x, weight and perhaps a bias → x Wᵀ + b."""
-    found = {"mkl": F.linear, "onednn": lambda x, weight, bias=None: by_onednn(x, weight, bias)}
-    return found if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {"mkl": F.linear}
+def ways(weight: Tensor, bias: Tensor | None, rows: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Who can multiply here, and in which order of the weight: x ↦ x Wᵀ + b."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {"mkl": lambda x: F.linear(x, weight, bias)}
+    if HAS_BOTH:
+        found["onednn"] = lambda x: by_onednn(x, weight, bias)
+    if HAS_BOTH and rows <= FEW:
+        by_column = weight.T.contiguous().T
+        found["by_column"] = lambda x: by_onednn(x, by_column, bias)
+        with mock.patch.object(transformer.products, "MKL_IS_SLOW", True):
+            found["own_order"] = fixed_linear(weight, bias)
+    return found
 
 
-def multiplying(multiply: Callable[..., Tensor], rows: int, d_in: int, d_out: int) -> Callable[[], None]:
+def multiplying(multiply: Callable[[Tensor], Tensor], x: Tensor, times: int) -> Callable[[], None]:
     """The same product again and again, to be timed."""
-    x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)
-    times = turns(rows, d_in, d_out)
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(times):
-                multiply(x, weight, bias)
+                multiply(x)
 
     return run
 
@@ -68,8 +76,8 @@ def kept(count: int, in_blocks: bool) -> float:
             layer(some).backward(their)
         else:
             by_onednn(some, layer.weight, layer.bias)
-            by_onednn(their, layer.weight.T, None)
-            by_onednn(their.T, some.T, None)
+            by_onednn(their, layer.weight.T)
+            by_onednn(their.T, some.T)
 
     with torch.set_grad_enabled(in_blocks):
         ask(2400)
@@ -83,20 +91,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(options(__doc__), arguments)
     began = time.process_time()
     cases = [(4, 8, 8)] if given.smoke else [(rows, *layer) for rows, layer in product(ROWS, LAYERS)]
-    by = libraries()
-    work = {(*case, name): multiplying(by[name], *case) for case in cases for name in by}
+    work, found = {}, []
+    for rows, d_in, d_out in cases:
+        x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)
+        for name, multiply in ways(weight, bias, rows).items():
+            work[rows, d_in, d_out, name] = multiplying(multiply, x, turns(rows, d_in, d_out))
     seconds = interleaved(work, given.rounds)
-    origin, found = provenance(0, time.process_time() - began), []
+    origin = provenance(0, time.process_time() - began)
     for case in cases:
         row: Run = dict(zip(("rows", "d_in", "d_out"), case, strict=True))
-        walls = {name: [each.wall for each in seconds[*case, name]] for name in by}
+        walls = {key[-1]: [each.wall for each in taken] for key, taken in seconds.items() if key[:-1] == case}
         operations = turns(*case) * 2 * torch.Size(case).numel()
         row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
-        if "onednn" in by:
+        if HAS_BOTH:
             pairs = zip(walls["mkl"], walls["onednn"], strict=True)
             row["ratio"] = round(median(a / b for a, b in pairs), 3)
         found.append(row | {"provenance": origin})
-    if "onednn" in by:
+    if HAS_BOTH:
         count = 10 if given.smoke else 800
         for in_blocks in (False, True):
             mib = round(in_new_process(kept, count, in_blocks))

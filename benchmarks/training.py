@@ -16,11 +16,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from peers import PEERS, SIZES, SMOOTHING, Peer, about, build
-from products import libraries
+from products import multiplying, ways
 from record import Run, provenance
 from side_by_side import (
     captions,
@@ -33,7 +32,6 @@ from side_by_side import (
     resident,
     speeds,
 )
-from torch import Tensor
 
 from transformer.config import TransformerConfig
 from transformer.data import Batch, Pair, Tokenizer, padding_share, token_batches
@@ -67,12 +65,7 @@ def learning(peer: Peer, batches: Sequence[Batch]) -> Callable[[], None]:
 def products(edge: int) -> dict[str, Callable[[], None]]:
     """The yardsticks: nothing but products of square matrices by either library, to be timed."""
     a, b = torch.rand(edge, edge), torch.rand(edge, edge)
-
-    def multiply(by: Callable[[Tensor, Tensor], Tensor]) -> None:
-        for _ in range(PRODUCTS):
-            by(a, b)
-
-    return {name: partial(multiply, by) for name, by in libraries().items()}
+    return {name: multiplying(by, a, PRODUCTS) for name, by in ways(b, None, edge).items()}
 
 
 def memory(name: str, sizes: TransformerConfig, threads: int, batches: list[tuple[list, list]]) -> Run:
@@ -102,8 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     peers, rows = build(given.peers, sizes, "loss")
     work = {name: learning(peer, batches) for name, peer in peers.items()}
-    seconds = interleaved(work | products(edge), given.rounds)
-    walls = {name: medians(seconds.pop(name)).wall for name in libraries()}
+    yardsticks = products(edge)
+    seconds = interleaved(work | yardsticks, given.rounds)
+    walls = {name: medians(seconds.pop(name)).wall for name in yardsticks}
     best = min(walls, key=lambda name: walls[name])
     rate = PRODUCTS * 2 * edge**3 / walls[best]
     origin = provenance(0, time.process_time() - began)

@@ -114,6 +114,15 @@ def test_a_few_rows_are_a_linear_layer(seed: int, count: int, widths: list[int],
     torch.testing.assert_close(few_rows(x), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_decoding_under_autocast(rows: int) -> None:
+    """What autocast makes narrow meets weights that are not."""
+    model, source = opinionated(0).float(), torch.randint(3, 6, (rows, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        said, searched = greedy_decode(model, source, max_length=6), beam_search(model, source, max_length=6)
+    assert said.shape[0] == searched.shape[0] == rows
+
+
 def test_room_is_taken_seldom() -> None:
     cache = KeyValueCache(torch.zeros(1, 0, 16), 8, 2)
     moves, place = 0, None

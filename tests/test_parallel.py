@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from sysconfig import get_path
 
 import pytest
 import torch
@@ -201,6 +203,33 @@ def test_compiling_while_shapes_are_checked_names_the_variable(monkeypatch: pyte
         DeviceTrainer(model(), examples(), config(), compile=True)
     monkeypatch.setenv("TRANSFORMER_CHECK_SHAPES", "0")
     DeviceTrainer(model(), examples(), config(), compile=True)  # compiles when it first learns
+
+
+LEARNS_COMPILED = """
+import torch
+from test_training import examples, model
+from transformer.devices import DeviceTrainer
+from transformer.training import TrainingConfig
+
+losses = []
+for compile in (False, True):
+    config = TrainingConfig(steps=5, max_tokens=60, warmup=4)
+    trainer = DeviceTrainer(model(dropout=0.0), examples(12), config, compile=compile)
+    trainer.run()
+    losses.append(torch.tensor(trainer.losses))
+torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_what_is_compiled_learns_the_same() -> None:
+    """In a process of its own: here shapes are checked."""
+    if not (shutil.which(os.environ.get("CXX", "g++")) and Path(get_path("include"), "Python.h").exists()):
+        pytest.skip("a C++ compiler or Python.h is missing")
+    command = [sys.executable, "-c", LEARNS_COMPILED]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stderr
+    assert int(done.stdout) >= 3  # graphs: both stacks and the loss
 
 
 def test_target_tokens_are_those_that_must_be_predicted() -> None:

@@ -14,13 +14,13 @@ from transformer.data import Batch
 from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss
 from transformer.model import Transformer
-from transformer.products import Linear, linear
+from transformer.products import HAS_BOTH, Linear, fixed_linear, linear
 
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor by AMD, whatever this one is."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", True)
 
@@ -47,7 +47,7 @@ LOSSES: list[Callable[[Tensor], Tensor]] = [
 @pytest.mark.parametrize("loss", LOSSES)
 def test_values_and_gradients_are_those_of_f_linear(bias: bool, loss: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(6, 16, 96), torch.randn(300, 96) / 10
+    x, weight = torch.randn(6, 64, 96), torch.randn(300, 96) / 10
     above = torch.randn(300) if bias else None
     for given_x, given_weight in zip(layouts(x), layouts(weight), strict=True):
         found = []
@@ -63,16 +63,16 @@ def test_values_and_gradients_are_those_of_f_linear(bias: bool, loss: Callable[[
 
 @pytest.mark.usefixtures("onednn")
 def test_only_large_products_in_float32_go_there() -> None:
-    layer = Linear(512, 1024)
+    layer = Linear(512, 4096)
     assert was_asked(layer(torch.randn(4, 512)))
     assert not was_asked(layer(torch.randn(3, 512))) and not was_asked(layer(torch.randn(512)))
     assert not was_asked(Linear(64, 64)(torch.randn(100, 64)))
-    assert layer(torch.randn(0, 512)).shape == (0, 1024)
-    assert not was_asked(Linear(512, 1024).double()(torch.randn(4, 512).double()))
+    assert layer(torch.randn(0, 512)).shape == (0, 4096)
+    assert not was_asked(Linear(512, 4096).double()(torch.randn(4, 512).double()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(torch.randn(4, 512)).dtype == torch.bfloat16
     assert layer(torch.empty(4, 512, device="cpu")).device.type == "cpu"
-    on_meta = Linear(512, 1024, device="meta")(torch.empty(4, 512, device="meta"))
+    on_meta = Linear(512, 4096, device="meta")(torch.empty(4, 512, device="meta"))
     assert on_meta.device.type == "meta"
 
 
@@ -80,13 +80,13 @@ def test_it_is_asked_in_few_shapes(onednn: None, monkeypatch: pytest.MonkeyPatch
     """For it keeps what it prepared for each."""
     shapes, by_onednn = set(), transformer.products.by_onednn
 
-    def noting(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def noting(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         shapes.add((*x.shape, len(weight)))
         return by_onednn(x, weight, bias)
 
     monkeypatch.setattr(transformer.products, "by_onednn", noting)
     layer = Linear(512, 1024)
-    for rows in range(4, 1200, 3):
+    for rows in range(16, 1200, 3):
         x = torch.randn(rows, 512, requires_grad=True)
         product = layer(x)
         torch.testing.assert_close(product, F.linear(x, layer.weight, layer.bias), rtol=1e-4, atol=1e-4)
@@ -98,9 +98,42 @@ def test_it_is_asked_in_few_shapes(onednn: None, monkeypatch: pytest.MonkeyPatch
     assert len(shapes) <= 3 * 11  # the product and both gradients
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_weight_that_stays_is_laid_out_once(
+    bias: bool, onednn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In oneDNN's own order if it is large; asked in few shapes as well; equal to `F.linear` in any case."""
+    asked, by_onednn = [], transformer.products.by_onednn
+
+    def noting(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        asked.append((len(x), weight.layout))
+        return by_onednn(x, weight, bias)
+
+    monkeypatch.setattr(transformer.products, "by_onednn", noting)
+    for d_in, d_out in ((512, 256), (64, 32)):
+        torch.manual_seed(0)
+        weight, added = torch.randn(d_out, d_in), torch.randn(d_out) if bias else None
+        for laid_out in (weight, weight.T.contiguous().T):
+            with torch.no_grad():
+                multiply = fixed_linear(laid_out, added)
+                for rows in (0, 1, 2, 3, 5, 7, 40, 513):
+                    x = torch.randn(rows, d_in)
+                    torch.testing.assert_close(multiply(x), F.linear(x, weight, added), rtol=1e-4, atol=1e-4)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # what it makes narrow is multiplied so
+            x = torch.randn(5, d_in).bfloat16()
+            assert multiply(x).dtype == torch.bfloat16
+        if d_in == 512:
+            assert {layout for _, layout in asked} == {torch._mkldnn} and len(set(asked)) <= 6
+            asked.clear()
+    assert {layout for _, layout in asked} <= {torch.strided}
+    exact = torch.randn(5, 512, dtype=torch.float64)
+    weight = torch.randn(256, 512, dtype=torch.float64)
+    torch.testing.assert_close(fixed_linear(weight)(exact), F.linear(exact, weight))
+
+
 @pytest.mark.usefixtures("onednn")
 def test_gradients_that_nobody_wants_are_not_computed() -> None:
-    layer, x = Linear(512, 1024), torch.randn(4, 512, requires_grad=True)
+    layer, x = Linear(512, 4096), torch.randn(4, 512, requires_grad=True)
     layer.weight.requires_grad_(False)
     layer(x).sum().backward()
     assert x.grad is not None and layer.weight.grad is None and layer.bias.grad is not None
@@ -108,7 +141,7 @@ def test_gradients_that_nobody_wants_are_not_computed() -> None:
 
 @pytest.mark.usefixtures("onednn")
 def test_a_second_derivative_is_an_error_and_not_wrong() -> None:
-    weight = torch.randn(1024, 512, requires_grad=True)
+    weight = torch.randn(4096, 512, requires_grad=True)
     product = linear(torch.randn(4, 512), weight)
     [first] = torch.autograd.grad(product.square().sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -117,17 +150,17 @@ def test_a_second_derivative_is_an_error_and_not_wrong() -> None:
 
 @pytest.mark.skipif(not transformer.products.MKL_IS_SLOW, reason="only a processor by AMD asks oneDNN")
 def test_the_counter_of_operations_knows_it() -> None:
-    layer = Linear(512, 1024)
+    layer = Linear(512, 4096)
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(4, 512)).sum().backward()
-    assert counter.get_total_flops() == 2 * 2 * 4 * 512 * 1024  # the result, and the weight's gradient
+    assert counter.get_total_flops() == 2 * 2 * 4 * 512 * 4096  # the result, and the weight's gradient
 
 
 def steps_of(sizes: TransformerConfig, loss_of: Callable[..., Tensor]) -> list[Tensor]:
     """The losses and the last weights of a short training."""
     torch.manual_seed(0)
     model = Transformer(sizes).train()
-    source, target = torch.randint(3, 500, (2, 20, 15))
+    source, target = torch.randint(3, 500, (2, 40, 20))
     target[:, 0] = 1
     adam, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
     for _ in range(3):
@@ -144,7 +177,7 @@ def test_a_training_is_the_same_up_to_rounding_and_repeats_itself(
     loss_of: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = TransformerConfig(500, d_model=64, num_heads=2, d_ff=256, num_layers=1, dropout=0.0)
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", False)
     usual = steps_of(sizes, loss_of)

@@ -108,7 +108,15 @@ from transformer.multi_head import (
 )
 from transformer.parallel import ParallelTrainer, batch_share, first_before_others, processes, rank_and_size
 from transformer.position import LearnedPositions, SinusoidalPositions, sinusoidal_encoding
-from transformer.products import MKL_IS_SLOW, Linear, by_onednn, linear, weight_gradient
+from transformer.products import (
+    HAS_BOTH,
+    MKL_IS_SLOW,
+    Linear,
+    by_onednn,
+    fixed_linear,
+    linear,
+    weight_gradient,
+)
 from transformer.recipes import (
     CORPORA,
     LONGEST,
@@ -172,6 +180,7 @@ __all__ = [
     "Example",
     "FeedForward",
     "FewRows",
+    "HAS_BOTH",
     "KEPT",
     "KeyValueCache",
     "LONGEST",
@@ -225,6 +234,7 @@ __all__ = [
     "fetch",
     "first_before_others",
     "fitting",
+    "fixed_linear",
     "fragment_corpus",
     "fused_attention",
     "fused_loss",

@@ -53,7 +53,7 @@ class DeviceTrainer(Trainer):
     """A Trainer on any device.
 
     `bf16` computes in bfloat16 where that is safe; the weights stay in float32.
-    `compile` translates the stacks for the device. `multiple` rounds lengths up.
+    `compile` translates the stacks and the loss for the device. `multiple` rounds lengths up.
     Dropout draws from seed, step and rank alone, so that no state has to be kept.
     """
 
@@ -71,7 +71,8 @@ class DeviceTrainer(Trainer):
         multiple: int = 1,
     ):
         super().__init__(model.to(device), examples, config)
-        self.device, self.bf16, self.multiple = torch.device(device), bf16, multiple
+        self.device, self.multiple = torch.device(device), multiple
+        self.bf16, self.compile = bf16, compile
         if compile:
             _compile(model)
 
@@ -81,7 +82,8 @@ class DeviceTrainer(Trainer):
         torch.manual_seed(zlib.crc32(place.encode()))  # of every device
         batch = Batch(*(side.to(self.device) for side in rounded(batch, self.multiple)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return fused_loss(self.model, batch, smoothing=self.config.smoothing)
+            smoothing = self.config.smoothing
+            return fused_loss(self.model, batch, smoothing=smoothing, compile=self.compile)
 
 
 def _compile(model: EncoderDecoder) -> None:

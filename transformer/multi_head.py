@@ -4,12 +4,15 @@ Chapter: Many heads
 Exported from chapters/04_heads.md; edit it there, not here.
 """
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
-from transformer.products import Linear, linear
+from transformer.products import Linear, fixed_linear
 
 __all__ = ["FewRows", "KeyValueCache", "MultiHeadAttention", "StepAttention", "merge_heads", "split_heads"]
 
@@ -136,10 +139,14 @@ class FewRows:
         self._first = self._every[:1]
         self._looks_up = self.table.device.type == "cpu" and self.table.dtype == torch.float32
 
+    @cached_property
+    def _multiply(self) -> Callable[[Tensor], Tensor]:
+        return fixed_linear(self.table.T, self.bias)  # made ready when it is first needed
+
     def __call__(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows widths"]:
         """What the layers make of x, side by side."""
-        if x.shape[0] != 1 or not self._looks_up:
-            return linear(x, self.table.T, self.bias)
+        if x.shape[0] != 1 or x.dtype != self.table.dtype or not self._looks_up:
+            return self._multiply(x)
         found = torch.embedding_bag(  # every row of the table, weighted, from the first on
             self.table, self._every, self._first, False, 0, False, x.view(-1)
         )[0]  # (1, widths)
@@ -158,12 +165,14 @@ class StepAttention:
         query, key, value, output = ((part.weight, part.bias) for part in parts)
         self._num_heads, self._grows = attention.num_heads, grows
         self._width = attention.query.out_features  # of all heads' queries, and of their keys
+        self._kept = self._width + attention.value.out_features  # of their keys and values
         self._ask = FewRows(query, key, value) if grows else FewRows(query)
-        self._tell, self._output = FewRows(key, value), FewRows(output)
+        self._tell = self._ask if grows else FewRows(key, value)
+        self._output = FewRows(output)
 
     def start(self, seen: Float[Tensor, "batch seen d_model"]) -> KeyValueCache:
         """The cache of the words that are there from the beginning, perhaps none."""
-        told = self._tell(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        told = self._tell(seen.flatten(0, 1))[:, -self._kept :].unflatten(0, seen.shape[:2])
         return KeyValueCache(told, self._width, self._num_heads)
 
     def __call__(

@@ -7,6 +7,7 @@ Exported from chapters/96_products.md; edit it there, not here.
 import math
 import platform
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-__all__ = ["Linear", "MKL_IS_SLOW", "by_onednn", "linear", "weight_gradient"]
+__all__ = ["HAS_BOTH", "Linear", "MKL_IS_SLOW", "by_onednn", "fixed_linear", "linear", "weight_gradient"]
 
 
 def by_onednn(
     x: Float[Tensor, "*batch d_in"],
     weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, " d_out"] | None,
+    bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*batch d_out"]:
     """x Wᵀ + b from oneDNN, without gradients."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+HAS_BOTH = (  # libraries, and a way to ask oneDNN
+    torch.backends.mkl.is_available()
+    and torch.backends.mkldnn.is_available()
+    and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+)
 
 
 def _made_by_amd() -> bool:
@@ -36,20 +44,16 @@ def _made_by_amd() -> bool:
     return "AuthenticAMD" in words
 
 
-MKL_IS_SLOW = (
-    torch.backends.mkl.is_available()
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and _made_by_amd()
-)
+MKL_IS_SLOW = HAS_BOTH and _made_by_amd()
 
 
 def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
     """Whether oneDNN can be asked, and answers earlier although it begins later."""
+    enough = 2**23 if torch.is_grad_enabled() else 2**21  # gradients take some Python of ours
     return (
         MKL_IS_SLOW
         and x.numel() >= 4 * x.shape[-1]  # rows
-        and x.numel() * d_out >= 2**19
+        and x.numel() * d_out >= enough
         and x.dtype == other.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
@@ -69,7 +73,7 @@ def _filled_up(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "more d_in"]:
 def _in_blocks(
     x: Float[Tensor, "rows d_in"],
     weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, " d_out"] | None,
+    bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "rows d_out"]:
     """`by_onednn`, asked in few shapes."""
     if len(x) <= _BLOCK:
@@ -98,10 +102,9 @@ def weight_gradient(
     """Gᵀ X, the gradient of W in x Wᵀ where G is that of the product."""
     if not _goes_to_onednn(x, above, above.shape[1]):
         return above.T @ x
-    total = above.new_zeros(above.shape[1], x.shape[1])
-    for some, their in zip(x.split(_BLOCK), above.split(_BLOCK), strict=True):
-        total += by_onednn(_filled_up(their).T, _filled_up(some).T, None)
-    return total
+    blocks = zip(above.split(_BLOCK), x.split(_BLOCK), strict=True)
+    products = (by_onednn(_filled_up(their).T, _filled_up(some).T) for their, some in blocks)
+    return reduce(Tensor.add_, products)
 
 
 class _ByOneDNN(torch.autograd.Function):
@@ -122,7 +125,7 @@ class _ByOneDNN(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad
         rows = above.reshape(-1, len(weight)).contiguous()  # (rows, d_out)
         return (
-            _in_blocks(rows, weight.T, None).view_as(x) if for_x else None,
+            _in_blocks(rows, weight.T).view_as(x) if for_x else None,
             weight_gradient(rows, x.reshape(-1, x.shape[-1])) if for_weight else None,
             rows.sum(0) if for_bias else None,
         )
@@ -153,3 +156,17 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling():
             return super().forward(input)
         return linear(input, self.weight, self.bias)
+
+
+def fixed_linear(
+    weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """x ↦ x Wᵀ + b like `linear`, for many x of a few rows each, without gradients.
+
+    A large weight in float32 is copied, on a processor by AMD, in the order that oneDNN reads best.
+    """
+    on_processor = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if not (MKL_IS_SLOW and on_processor and weight.numel() >= 2**17):
+        return lambda x: linear(x, weight, bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    return lambda x: _in_blocks(x, packed, bias) if x.dtype == weight.dtype else linear(x, weight, bias)

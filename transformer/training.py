@@ -6,6 +6,7 @@ Exported from chapters/11_learning.md; edit it there, not here.
 
 import itertools
 import json
+import math
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -87,13 +88,14 @@ class Trainer:
         step, d_model = self.step + 1, self.model.config.d_model
         self.model.train()
         loss = self.loss(batch)
-        if not loss.isfinite():
-            raise FloatingPointError(f"loss {loss:g} at step {step}; try a lower rate")
+        number = loss.item()  # the only time that Python waits for a GPU
+        if not math.isfinite(number):
+            raise FloatingPointError(f"loss {number:g} at step {step}; try a lower rate")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.param_groups[0]["lr"] = self.config.rate(step, d_model=d_model)
         self.optimizer.step()
-        self.losses.append(loss.item())
+        self.losses.append(number)
 
     def run(self, until: int | None = None, *, checkpoint: Path | None = None, every: int = 500) -> None:
         """Train to step `until` (default: to the end), saving every so many steps."""
