@@ -34,7 +34,7 @@ from transformer.encoder_decoder import EncoderDecoder
 from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss
 from transformer.model import Transformer
-from transformer.multi_head import FewRows
+from transformer.multi_head import FewRows, StepAttention
 from transformer.products import linear
 
 ABOUT = "What makes ours fast on a processor, one change at a time."
@@ -49,6 +49,7 @@ DECODING = [
     "everything anew",
     "a cache",
     "a single row is looked up",
+    "a source absorbs weights",
     "made ready once",
     "oneDNN where MKL is slow",
 ]
@@ -77,6 +78,14 @@ def all_rows_multiplied() -> Iterator[None]:
     with ExitStack() as patches:
         for module in (transformer.multi_head, transformer.cached_state):
             patches.enter_context(mock.patch.object(module, "FewRows", Multiplied))
+        yield
+
+
+@contextmanager
+def nothing_absorbed() -> Iterator[None]:
+    """Cross-attention computes queries, also for a single sentence."""
+    start = StepAttention.start
+    with mock.patch.object(StepAttention, "start", lambda self, seen, *, alone=False: start(self, seen)):
         yield
 
 
@@ -115,13 +124,15 @@ def writing(sizes: TransformerConfig, source: Tensor, changes: int, tokens: int)
     """Greedy translations that never end, with the first of the changes."""
     torch.manual_seed(0)
     model = endless(Transformer(sizes).eval())
-    writer = Forgetful(model) if changes < 1 else model.frozen() if changes >= 3 else model
+    writer = Forgetful(model) if changes < 1 else model.frozen() if changes >= 4 else model
 
     def write() -> None:
         with ExitStack() as old:
             if changes < 2:
                 old.enter_context(all_rows_multiplied())
-            if changes < 4:
+            if changes < 3:
+                old.enter_context(nothing_absorbed())
+            if changes < 5:
                 old.enter_context(mkl_alone())
             greedy_decode(writer, source, max_length=tokens)
 

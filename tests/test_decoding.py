@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -172,7 +172,7 @@ def test_rows_of_one_sentence_share_its_keys(
     for _ in range(steps):
         tokens = real[torch.randint(5, (count * width,))]
         torch.testing.assert_close(cached.step(tokens), plain.step(tokens), rtol=0, atol=1e-10)
-        assert {len(cache.keys) for cache in (*cached.own, *cached.other)} == {count}
+        assert {len(cache.keys) for cache in cached.own} == {count}
         on = torch.randperm(count)[: int(torch.randint(1, count + 1, ()))].sort().values
         parent = torch.randint(width, (len(on), int(torch.randint(1, 4, ()))))
         rows = (on[:, None] * width + parent).flatten()
@@ -195,12 +195,43 @@ def test_what_was_decoded_may_be_learned_from() -> None:
             assert learner.embedding.weight.grad.isfinite().all()
 
 
+@few
+@given(seeds, st.integers(1, 9), st.integers(0, 2), st.integers(1, 4), st.booleans())
+def test_a_single_sentence_short_or_long_padded_or_not(
+    seed: int, length: int, padding: int, beam: int, bias: bool
+) -> None:
+    """Short is what has no more words than a head is wide, here four."""
+    model = opinionated(seed)
+    for layer in model.decoder.layers:
+        for name in ("query", "key", "value", "output"):
+            part = layer.cross_attention.get_submodule(name)
+            part.bias = torch.nn.Parameter(torch.randn_like(part.bias)) if bias else None
+    source = torch.nn.functional.pad(sources(model, length), (0, padding), value=PAD)
+    greedy, found = (greedy_decode(each, source, max_length=9) for each in (model, Forgetful(model)))
+    assert torch.equal(greedy, found)
+    greedy, found = (beam_search(each, source, beam=beam, max_length=9) for each in (model, Forgetful(model)))
+    assert torch.equal(greedy, found)
+    state, plain = model.start(source), PrefixState(model, source)
+    for _ in range(3):
+        torch.testing.assert_close(state.step(torch.tensor([4])), plain.step(torch.tensor([4])))
+    assert ("_Absorbed" in str(type(state.other[0]))) == (length <= 4 and not padding)
+
+
+def tensors_in(thing: object) -> Iterator[Tensor]:
+    """All that a cache keeps."""
+    if isinstance(thing, Tensor):
+        yield thing
+    for part in thing if isinstance(thing, (list, tuple)) else getattr(thing, "__dict__", {}).values():
+        yield from tensors_in(part)
+
+
 def test_the_state_keeps_no_gradients() -> None:
     model = opinionated(0)
-    state = model.start(sources(model, 3))
-    assert not state.step(torch.tensor([BOS])).requires_grad
-    caches = [*state.own, *state.other]
-    assert not any(cache.keys.requires_grad or cache.values.requires_grad for cache in caches)
+    for lengths in ((3,), (3, 5)):  # a single sentence absorbs weights
+        state = model.start(sources(model, *lengths))
+        assert not state.step(torch.full((len(lengths),), BOS)).requires_grad
+        kept = list(tensors_in([state.own, state.other]))
+        assert len(kept) > 4 and not any(tensor.requires_grad for tensor in kept)
 
 
 def test_a_frozen_model_says_what_it_said_and_its_model_goes_on() -> None:

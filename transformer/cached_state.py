@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from transformer.multi_head import FewRows, KeyValueCache, StepAttention
+from transformer.multi_head import FewRows, StepAttention
 
 __all__ = ["CachedState", "StepDecoder"]
 
@@ -39,8 +39,8 @@ class _StepLayer:
     def __call__(
         self,
         x: Tensor,
-        written: KeyValueCache,
-        source: KeyValueCache,
+        written: Any,
+        source: Any,  # caches
         mask: Tensor | None,
         source_mask: Tensor | None,
     ) -> Tensor:
@@ -80,7 +80,8 @@ class CachedState:
         self.decoder, self.length = decoder, 0
         self.mask = None if mask.all() else mask
         self.own = [layer.own.start(memory[:, :0]) for layer in decoder.layers]
-        self.other = [layer.other.start(memory) for layer in decoder.layers]
+        alone = len(memory) == 1 and self.mask is None
+        self.other = [layer.other.start(memory, alone=alone) for layer in decoder.layers]
         self.count, self.width = len(memory), 1  # of the sentences, and the rows of each
         self.seen: Tensor | None = None  # (rows, slots), or None: everything is every row's past
 

@@ -4,6 +4,7 @@ Chapter: Many heads
 Exported from chapters/04_heads.md; edit it there, not here.
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -170,21 +171,31 @@ class StepAttention:
         self._tell = self._ask if grows else FewRows(key, value)
         self._output = FewRows(output)
 
-    def start(self, seen: Float[Tensor, "batch seen d_model"]) -> KeyValueCache:
-        """The cache of the words that are there from the beginning, perhaps none."""
+    def start(
+        self, seen: Float[Tensor, "batch seen d_model"], *, alone: bool = False
+    ) -> "KeyValueCache | _Absorbed":
+        """The cache of the words that are there from the beginning, perhaps none.
+
+        If it does not grow, is `alone`, a single sentence without padding, and short, then with
+        our weights absorbed.
+        """
         told = self._tell(seen.flatten(0, 1))[:, -self._kept :].unflatten(0, seen.shape[:2])
-        return KeyValueCache(told, self._width, self._num_heads)
+        cache = KeyValueCache(told, self._width, self._num_heads)
+        short = 0 < cache.length <= self._width // self._num_heads
+        return _Absorbed(self._ask, self._output, cache) if alone and short and not self._grows else cache
 
     def __call__(
         self,
         x: Float[Tensor, "rows d_model"],
-        cache: KeyValueCache,
+        cache: "KeyValueCache | _Absorbed",
         mask: Bool[Tensor, "#batch #heads #new #seen"] | None = None,
     ) -> Float[Tensor, "rows d_model"]:
         """What new words are told, as many of each sentence; True in `mask` means "may attend".
 
         The rows of a sentence are neighbours.
         """
+        if isinstance(cache, _Absorbed):
+            return cache.tell(x)
         batch, query = cache.keys.shape[0], self._ask(x)  # (rows, widths)
         if self._grows:
             query, added = query.tensor_split([self._width], 1)
@@ -192,3 +203,25 @@ class StepAttention:
         query = query.view(batch, -1, self._num_heads, self._width // self._num_heads)
         told = fused_attention(query.transpose(1, 2), cache.keys, cache.values, mask)
         return self._output(told.transpose(1, 2).reshape(x.shape[0], -1))
+
+
+class _Absorbed:
+    """What one sentence has to tell, with the weights of who asks and who tells multiplied in."""
+
+    def __init__(self, ask: FewRows, output: FewRows, cache: KeyValueCache):
+        keys, values = cache.keys[0], cache.values[0]  # (heads, seen, d_head) each
+        self._num_heads, _, width = keys.shape
+        keys = keys / math.sqrt(width)
+        asked = keys @ ask.table.T.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
+        told = values @ output.table.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
+        bias = None if ask.bias is None else (keys @ ask.bias.view(self._num_heads, -1, 1)).flatten()
+        self._score = FewRows((asked.flatten(0, 1), bias))
+        self._sum = FewRows((told.flatten(0, 1).T, output.bias))
+
+    def tell(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
+        """What words that ask are told."""
+        scores = self._score(x).unflatten(1, (self._num_heads, -1))  # (rows, heads, seen)
+        return self._sum(scores.softmax(-1).flatten(1))
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
+        """Nothing: the only sentence is kept, or nobody asks any more."""
