@@ -154,6 +154,28 @@ class FewRows:
         return found if self.bias is None else found.add_(self.bias)
 
 
+class _Absorbed:
+    """What one sentence has to tell, with the weights of who asks and who tells multiplied in."""
+
+    def __init__(self, ask: FewRows, output: FewRows, cache: KeyValueCache):
+        keys, values = cache.keys[0], cache.values[0]  # (heads, seen, d_head) each
+        self._num_heads, _, width = keys.shape
+        keys = keys / math.sqrt(width)
+        asked = keys @ ask.table.T.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
+        told = values @ output.table.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
+        bias = None if ask.bias is None else (keys @ ask.bias.view(self._num_heads, -1, 1)).flatten()
+        self._score = FewRows((asked.flatten(0, 1), bias))
+        self._sum = FewRows((told.flatten(0, 1).T, output.bias))
+
+    def tell(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
+        """What words that ask are told."""
+        scores = self._score(x).unflatten(1, (self._num_heads, -1))  # (rows, heads, seen)
+        return self._sum(scores.softmax(-1).flatten(1))
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
+        """Nothing: the only sentence is kept, or nobody asks any more."""
+
+
 class StepAttention:
     """A MultiHeadAttention, made ready to be asked step by step, with a cache of keys and values.
 
@@ -203,25 +225,3 @@ class StepAttention:
         query = query.view(batch, -1, self._num_heads, self._width // self._num_heads)
         told = fused_attention(query.transpose(1, 2), cache.keys, cache.values, mask)
         return self._output(told.transpose(1, 2).reshape(x.shape[0], -1))
-
-
-class _Absorbed:
-    """What one sentence has to tell, with the weights of who asks and who tells multiplied in."""
-
-    def __init__(self, ask: FewRows, output: FewRows, cache: KeyValueCache):
-        keys, values = cache.keys[0], cache.values[0]  # (heads, seen, d_head) each
-        self._num_heads, _, width = keys.shape
-        keys = keys / math.sqrt(width)
-        asked = keys @ ask.table.T.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
-        told = values @ output.table.unflatten(0, (self._num_heads, -1))  # (heads, seen, d_model)
-        bias = None if ask.bias is None else (keys @ ask.bias.view(self._num_heads, -1, 1)).flatten()
-        self._score = FewRows((asked.flatten(0, 1), bias))
-        self._sum = FewRows((told.flatten(0, 1).T, output.bias))
-
-    def tell(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
-        """What words that ask are told."""
-        scores = self._score(x).unflatten(1, (self._num_heads, -1))  # (rows, heads, seen)
-        return self._sum(scores.softmax(-1).flatten(1))
-
-    def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Nothing: the only sentence is kept, or nobody asks any more."""
