@@ -88,7 +88,7 @@ class Trainer:
         step, d_model = self.step + 1, self.model.config.d_model
         self.model.train()
         loss = self.loss(batch)
-        number = loss.item()  # the only time that Python waits for a GPU
+        number = loss.item()  # waits for a GPU, which is still at work when the next step begins
         if not math.isfinite(number):
             raise FloatingPointError(f"loss {number:g} at step {step}; try a lower rate")
         self.optimizer.zero_grad()
