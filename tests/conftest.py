@@ -1,10 +1,11 @@
 """The built site at an address, and a browser to open it with."""
 
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,8 +16,20 @@ if TYPE_CHECKING:
 
 
 class Quiet(SimpleHTTPRequestHandler):
+    """Sends its pages in ten pieces, as over a slow line: what later pieces push about shows."""
+
     def log_message(self, *args: object) -> None:
         pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        if not self.path.endswith(".html"):
+            return super().copyfile(source, outputfile)
+        content = source.read()
+        size = len(content) // 10 + 1
+        for start in range(0, len(content), size):
+            outputfile.write(content[start : start + size])
+            outputfile.flush()
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
