@@ -52,6 +52,7 @@ bench: test-bench ## measure the package beside other implementations, for about
 	@.venv-bench/bin/python benchmarks/training.py --size base --rounds 3 --record
 	@.venv-bench/bin/python benchmarks/decoding.py --rounds 4 --record
 	@.venv-bench/bin/python benchmarks/attention.py --record
+	@.venv-bench/bin/python benchmarks/growth.py --record
 	@.venv-bench/bin/python benchmarks/pipeline.py --record
 	@.venv-bench/bin/python benchmarks/products.py --record
 	@.venv-bench/bin/python benchmarks/changes.py --rounds 3 --record
