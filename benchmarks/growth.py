@@ -1,8 +1,8 @@
 """The kinds of layers in the paper's Table 1, each alone: time by length and by width.
 
-Self-attention without projections, a recurrent layer (nn.RNN) and a convolution of width 3 (nn.Conv1d), forward
-and backward, on one sequence in float32. All take each round one after the other; a first round warms up. Printed
-are JSON rows; --record also writes them into chapters/records/bench_growth.json.
+Self-attention without projections, a recurrent layer (nn.RNN) and a convolution of width 3 (nn.Conv1d),
+forward and backward, on one sequence in float32. All take each round one after the other; a first round
+warms up. Printed are JSON rows; --record also writes them into chapters/records/bench_growth.json.
 
     python benchmarks/growth.py [--threads 2] [--rounds 5] [--record]
 """
