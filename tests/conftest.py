@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class InPieces(SimpleHTTPRequestHandler):
     """Sends its pages in ten pieces, as over a slow line: what later pieces push about shows."""
 
     def log_message(self, *args: object) -> None:
@@ -34,7 +34,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    handler = partial(Quiet, directory=ROOT / "_build" / "html")
+    handler = partial(InPieces, directory=ROOT / "_build" / "html")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
