@@ -1,8 +1,9 @@
 """The kinds of layers in the paper's Table 1, each alone: time by length and by width.
 
-Self-attention without projections, a recurrent layer (nn.RNN) and a convolution of width 3 (nn.Conv1d),
-forward and backward, on one sequence in float32. All take each round one after the other; a first round
-warms up. Printed are JSON rows; --record also writes them into chapters/records/bench_growth.json.
+Self-attention without projections, by scaled dot products and by additive scores, a recurrent layer (nn.RNN)
+and a convolution of width 3 (nn.Conv1d), forward and backward, on one sequence in float32. All take each
+round one after the other; a first round warms up. Printed are JSON rows; --record also writes them into
+chapters/records/bench_growth.json.
 
     python benchmarks/growth.py [--threads 2] [--rounds 5] [--record]
 """
@@ -30,6 +31,11 @@ def self_attention(width: int) -> Callable[[Tensor], Tensor]:
     return lambda x: scaled_dot_product_attention(x, x, x)[0]
 
 
+def additive(width: int) -> Callable[[Tensor], Tensor]:
+    score = nn.Linear(width, 1, bias=False)
+    return lambda x: torch.softmax(score(torch.tanh(x[:, None] + x))[..., 0], dim=1) @ x
+
+
 def recurrent(width: int) -> Callable[[Tensor], Tensor]:
     layer = nn.RNN(width, width)
     return lambda x: layer(x)[0]
@@ -40,7 +46,17 @@ def convolutional(width: int) -> Callable[[Tensor], Tensor]:
     return lambda x: layer(x.T).T
 
 
-KINDS = {"self-attention": self_attention, "recurrent": recurrent, "convolutional": convolutional}
+KINDS = {
+    "self-attention": self_attention,
+    "additive": additive,
+    "recurrent": recurrent,
+    "convolutional": convolutional,
+}
+
+
+def fits(kind: str, length: int, width: int) -> bool:
+    """Whether the layer's numbers have room; additive scores need `width` of them for each pair of words."""
+    return kind != "additive" or length * length * width <= 2**27
 
 
 def turns(length: int, width: int) -> int:
@@ -64,7 +80,8 @@ def working(kind: str, length: int, width: int) -> Callable[[], None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(options(__doc__), arguments)
     began = time.process_time()
-    cases = list(product(KINDS, [(8, 4)] if given.smoke else SHAPES))
+    every = product(KINDS, [(8, 4)] if given.smoke else SHAPES)
+    cases = [case for case in every if fits(case[0], *case[1])]
     seconds = interleaved({case: working(case[0], *case[1]) for case in cases}, given.rounds)
     origin = provenance(0, time.process_time() - began)
     rows: list[Run] = []
