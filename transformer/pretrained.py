@@ -330,10 +330,10 @@ class MarianTranslator(Transformer):
         return self.embedding.weight, self.output_bias
 
 
-_TABLES = ("model.encoder.embed_positions.", "model.decoder.embed_positions.")
+_SINES = ("model.encoder.embed_positions.", "model.decoder.embed_positions.")
 
 
-def load_marian(folder: str | Path, *, without: Sequence[str] = _TABLES) -> MarianTranslator:
+def load_marian(folder: str | Path, *, without: Sequence[str] = _SINES) -> MarianTranslator:
     """A published Marian translator: `folder` holds config.json and model.safetensors.
 
     Its config has one token more than the published one: bos_id, which begins a target, has the vector of the
