@@ -266,7 +266,7 @@ MINILM_FILES = {  # name → SHA-256
 def minilm(
     folder: str | Path | None = None, *, address: str = MINILM
 ) -> tuple[BertEncoder, tokenizers.Tokenizer]:
-    """all-MiniLM-L6-v2 for `sentence_vectors` (22.7 million weights, 91 MB, Apache 2.0).
+    """all-MiniLM-L6-v2 for `sentence_vectors` (22.6 million weights, 91 MB, Apache 2.0).
 
     Reads `folder`, else MINILM_DIR, else a cache folder; downloads what is missing.
     ValueError if a file is not the one expected, OSError if it cannot be had.
