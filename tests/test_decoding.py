@@ -158,6 +158,17 @@ def test_the_cached_state_is_the_prefix_state(
         cached.select(rows)
 
 
+@pytest.mark.parametrize("bend", [torch.nn.SiLU(), torch.nn.GELU(), torch.nn.ReLU()])
+def test_single_words_go_through_the_layers_own_activation(bend: torch.nn.Module) -> None:
+    model = opinionated(0)
+    for layer in model.decoder.layers:
+        layer.feed_forward[1] = bend
+    source, target = sources(model, 3, 5), torch.tensor([[BOS, 3, 4, 5], [BOS, 5, 5, 3]])
+    state, expected = model.frozen().start(source), model(source, target)
+    for position, tokens in enumerate(target.T):
+        torch.testing.assert_close(state.step(tokens), expected[:, position], rtol=0, atol=1e-10)
+
+
 @few
 @given(seeds, specials, st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 5))
 def test_rows_of_one_sentence_share_its_keys(

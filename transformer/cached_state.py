@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from transformer.multi_head import FewRows, StepAttention
 
@@ -33,6 +33,8 @@ class _StepLayer:
         self.other = StepAttention(layer.cross_attention, grows=False)
         parts = (layer.feed_forward[i] for i in (0, 2))
         self.first, self.second = (FewRows((part.weight, part.bias)) for part in parts)
+        bend = layer.feed_forward[1]  # a ReLU, if nobody has exchanged it
+        self.bend = torch.relu_ if isinstance(bend, nn.ReLU) else bend.forward
         norms = layer.add_norm1, layer.add_norm2, layer.add_norm3
         self.add_norms = [_add_and_norm(part) for part in norms]
 
@@ -47,7 +49,7 @@ class _StepLayer:
         add_norm1, add_norm2, add_norm3 = self.add_norms
         x = add_norm1(x, lambda x: self.own(x, written, mask))
         x = add_norm2(x, lambda x: self.other(x, source, source_mask))
-        return add_norm3(x, lambda x: self.second(self.first(x).relu_()))
+        return add_norm3(x, lambda x: self.second(self.bend(self.first(x))))
 
 
 class StepDecoder:

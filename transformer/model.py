@@ -133,7 +133,9 @@ class Transformer(EncoderDecoder):
         memory_mask = padding_mask(source, self.config.pad_id)  # (batch, 1, 1, source)
         return self.decoder(self.embed(target), memory, mask, memory_mask)
 
-    def output_layer(self) -> tuple[Float[Tensor, "vocab d_model"], None]:
+    def output_layer(
+        self,
+    ) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"] | None]:
         """The embedding once more makes the logits, without a bias (Sec. 3.4)."""
         return self.embedding.weight, None
 
