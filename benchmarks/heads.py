@@ -39,6 +39,7 @@ from transformer.run_files import load_run
 PATH = RECORDS / "heads.json"
 ABOUT = "The small translator from several seeds: what each of its heads is worth, and where it looks."
 ARTICLES = {"the", "a", "an", "my", "her"}
+GENDERS = {"den": ["man", "dog", "bird"], "die": ["woman", "cat", "mouse"], "das": ["child", "girl"]}
 FORMS = {form for noun in NOUNS.values() for form in (noun.english, noun.english_plural)}
 
 
@@ -66,6 +67,29 @@ def noun_shares(model: Transformer, tokenizer: Tokenizer, texts: list[str]) -> d
                 for head in total:
                     total[head] += looks[head[1], head[2], i, j].item()
     return {head: share / count for head, share in total.items()}
+
+
+@torch.no_grad()
+def exchanges(model: Transformer, tokenizer: Tokenizer) -> Run:
+    """How often a German article follows the state at the English article, or the one at the noun.
+
+    As in the chapter: both sentences are read, and one state of the second is put into the first.
+    """
+    states = {}
+    for noun in sum(GENDERS.values(), []):
+        [(ids, _)] = tokenizer.examples([(f"the king sees the {noun} .", "")])
+        states[noun] = model.encode(torch.tensor([ids])), torch.tensor([ids])
+    prefix = torch.tensor([[tokenizer.bos_id, *tokenizer.encode("der König sieht")]])
+    words = [(article, noun) for article, nouns in GENDERS.items() for noun in nouns]
+    swaps = [(noun, *other) for article, noun in words for other in words if other[0] != article]
+    followed = {"the": 0, "noun": 0}
+    for noun, article, other in swaps:
+        for name, place in (("the", -4), ("noun", -3)):
+            mixed, source = states[noun][0].clone(), states[noun][1]
+            mixed[:, place] = states[other][0][:, place]
+            logits = model.project(model.decode(prefix, mixed, source)[:, -1])  # (1, vocab)
+            followed[name] += tokenizer.decode(logits.argmax(-1).tolist()).strip() == article
+    return {"swaps": len(swaps), **followed}
 
 
 def measure(seed: int) -> Run:
@@ -105,6 +129,7 @@ def measure(seed: int) -> Run:
         "worst": max(lost, key=lambda head: lost[head]),
         "nouns": max(nouns, key=lambda head: nouns[head]),
         "noun_share": [round(share, 3) for share in nouns.values()],
+        "exchanges": exchanges(model, tokenizer),
         "pair": [*pair, round(joint[pair], 2)],
         **{name: [round(values[head], 4) for head in heads] for name, values in each.items()},
         "provenance": provenance(seed, time.process_time() - start),

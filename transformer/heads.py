@@ -45,7 +45,8 @@ def _attentions(model: Transformer) -> dict[str, list[MultiHeadAttention]]:
     if not isinstance(model, Transformer):
         name = type(model).__name__
         raise TypeError(f"model must be a Transformer, for only it has heads, not {name}")
-    encoder, decoder = list(model.encoder.layers), list(model.decoder.layers)
+    encoder: list[Any] = list(model.encoder.layers)
+    decoder: list[Any] = list(model.decoder.layers)
     return {
         "encoder": [layer.self_attention for layer in encoder],
         "decoder": [layer.self_attention for layer in decoder],
