@@ -248,8 +248,9 @@ def head_importance(
 ) -> dict[Head, float]:
     """How strongly single sentences pull at each head's gate (Michel et al. 2019, Eq. 2).
 
-    The mean over sentences of |∂L/∂gate|, L being a sentence's loss, in nats per target token of
-    all sentences. The model should be in eval mode; it is asked on its own device.
+    The sum over sentences of |∂L/∂gate|, L being a sentence's loss, the sum over its tokens, divided
+    by the target tokens of all sentences: nats per token. Raises TypeError if `model` is no
+    Transformer. It should be in eval mode; it is asked on its own device.
     """
     total: Counter[Head] = Counter()
     tokens, device = 0, next(model.parameters()).device
