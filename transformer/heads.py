@@ -246,7 +246,7 @@ def _gate_slopes(model: Transformer, batch: Batch, smoothing: float) -> tuple[di
 def head_importance(
     model: Transformer, batches: Iterable[Batch], *, smoothing: float = 0.0
 ) -> dict[Head, float]:
-    """How strongly single sentences pull at each head's gate (Michel et al. 2019, Eq. 2).
+    """How strongly single sentences pull at each head's gate (Michel et al. 2019, Sec. 4.1).
 
     The sum over sentences of |∂L/∂gate|, L being a sentence's loss, the sum over its tokens, divided
     by the target tokens of all sentences: nats per token. Raises TypeError if `model` is no
