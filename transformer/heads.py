@@ -44,7 +44,7 @@ def _attentions(model: Transformer) -> dict[str, list[MultiHeadAttention]]:
     """Every attention of the model, by kind and layer."""
     if not isinstance(model, Transformer):
         name = type(model).__name__
-        raise TypeError(f"model must be a Transformer, for only it has heads, not {name}")
+        raise TypeError(f"model must be a Transformer, which has heads, not {name}")
     encoder: list[Any] = list(model.encoder.layers)
     decoder: list[Any] = list(model.decoder.layers)
     return {
@@ -71,7 +71,7 @@ Maps = dict[str, Float[Tensor, "_layers _heads _queries _keys"]]
 
 
 def sentence_maps(model: Transformer, batches: Iterable[Batch]) -> Iterator[Maps]:
-    """Every sentence's maps, (layers, heads, queries, keys) under each kind, without padding.
+    """Every sentence's maps, (layers, heads, queries, keys) by kind, without padding.
 
     A row of "decoder" and of "cross" belongs to the token that is about to be written.
     """
@@ -87,7 +87,7 @@ def sentence_maps(model: Transformer, batches: Iterable[Batch]) -> Iterator[Maps
 
 
 def _mean_over_queries(maps: Iterable[Maps], measure: Callable[[Tensor], Tensor]) -> dict[Head, float]:
-    """The mean of what `measure` says of each query, (layers, heads, queries), for every head."""
+    """Every head's mean of what `measure` says: (layers, heads, queries)."""
     sums: dict[str, Any] = {}
     counts: Counter[str] = Counter()
     for sentence in maps:
@@ -109,17 +109,19 @@ def head_confidence(maps: Iterable[Maps]) -> dict[Head, float]:
 
 
 def offset_share(maps: Iterable[Maps], offset: int) -> dict[Head, float]:
-    """The mean weight that a head puts on the token `offset` places to the right of the query.
+    """The mean weight on the token that is `offset` places to the right of the query.
 
-    Queries without such a token do not count. -1 is the token before, 0 the token itself.
+    Queries without such a token do not count. -1 is the token before, 0 the token
+    itself.
     """
     return _mean_over_queries(maps, lambda weights: weights.diagonal(offset, dim1=-2, dim2=-1))
 
 
 def positional_heads(maps: Sequence[Maps], *, threshold: float = 0.9, reach: int = 3) -> dict[Head, int]:
-    """The heads that nearly always look at the same offset, from -reach to reach, and that offset.
+    """The heads that nearly always look at one offset, from -reach to reach, and it.
 
-    `threshold` is the least mean weight there. (Voita et al. count how often it is the largest.)
+    `threshold` is the least mean weight there. (Voita et al. 2019 count instead how
+    often it is the largest weight.)
     """
     found: dict[Head, int] = {}
     for offset in range(-reach, reach + 1):
@@ -138,7 +140,7 @@ def word_weights(
     query_words: Sequence[int],
     key_words: Sequence[int],
 ) -> Float[Tensor, "*heads query_words key_words"]:
-    """Weights between words: the mean over a query word's pieces, the sum over a key word's.
+    """Weights between words: the mean over a query's pieces, the sum over a key's.
 
     `query_words` and `key_words` are the numbers of the pieces' words. Rows and columns
     beyond them, as of the end of a sentence, are left out.
@@ -154,21 +156,25 @@ def word_weights(
 def word_alignment(
     model: Transformer, tokenizer: Tokenizer, source: str, target: str, *heads: Head
 ) -> list[int]:
-    """For each word of `target`, the number of the word of `source` that gets most weight.
+    """For each word of `target`, the number of the word of `source` with most weight.
 
-    Of several heads of the cross-attention the mean counts; without any, that of the last
-    layer's. Words are what spaces separate. Raises ValueError for other heads, and for no text.
+    Of several heads of the cross-attention the mean counts; without any, that of the
+    last layer's. Words are what spaces separate. Raises ValueError for other heads, and
+    for no text.
     """
     cross = [head for head in attention_heads(model) if head[0] == "cross"]
     chosen = heads or [head for head in cross if head[1] == cross[-1][1]]
     for head in chosen:
         if head not in cross:
-            raise ValueError(f'{head} is no head of the cross-attention: ("cross", layer, head)')
+            raise ValueError(f"{head} is no head of the cross-attention")
     said, asked = (tokenizer.encode(" ".join(text.split())) for text in (source, target))
     if not said or not asked:
         raise ValueError("source and target must have a word each")
     words = [word_numbers(tokenizer.pieces(ids)) for ids in (asked, said)]
-    example = [[*said, tokenizer.eos_id]], [[tokenizer.bos_id, *asked, tokenizer.eos_id]]
+    example = (
+        [[*said, tokenizer.eos_id]],
+        [[tokenizer.bos_id, *asked, tokenizer.eos_id]],
+    )
     [maps] = sentence_maps(model, [Batch(*(torch.tensor(side) for side in example))])
     mean = torch.stack([maps["cross"][layer, head] for _, layer, head in chosen]).mean(0)
     return word_weights(mean, *words).argmax(-1).tolist()
@@ -200,8 +206,9 @@ def _copied(model: Transformer) -> Transformer:
 def without(model: Transformer, *heads: Head) -> Transformer:
     """A copy in which these heads bring back zeros.
 
-    A head is (kind, layer, head), the kind being "encoder", "decoder" or "cross", counted
-    from 0. ValueError if there is no such head, TypeError if `model` is no Transformer.
+    A head is (kind, layer, head), the kind being "encoder", "decoder" or "cross",
+    counted from 0. ValueError if there is no such head, TypeError if `model` is no
+    Transformer.
     """
     copied = _copied(model)
     attentions = _attentions(copied)
@@ -213,7 +220,7 @@ def without(model: Transformer, *heads: Head) -> Transformer:
 
 
 def _with_gates(attention: MultiHeadAttention, gates: Float[Tensor, "batch heads"]) -> Any:
-    """Multiply what each head brings back, sentence by sentence, until the hook is removed."""
+    """Multiply what each head brings back, sentence by sentence; returns the hook."""
 
     def multiply(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         width = given[0].shape[-1] // attention.num_heads
@@ -223,7 +230,7 @@ def _with_gates(attention: MultiHeadAttention, gates: Float[Tensor, "batch heads
 
 
 def _gate_slopes(model: Transformer, batch: Batch, smoothing: float) -> tuple[dict[str, list[Tensor]], int]:
-    """Each sentence's slopes of its summed loss, (batch, heads) by kind and layer; its tokens."""
+    """Each sentence's slopes, (batch, heads) by kind and layer, and how many tokens."""
     attentions = _attentions(model)
     like = next(model.parameters())
     rows = len(batch.source)
@@ -246,11 +253,12 @@ def _gate_slopes(model: Transformer, batch: Batch, smoothing: float) -> tuple[di
 def head_importance(
     model: Transformer, batches: Iterable[Batch], *, smoothing: float = 0.0
 ) -> dict[Head, float]:
-    """How strongly single sentences pull at each head's gate (Michel et al. 2019, Sec. 4.1).
+    """How strongly sentences pull at each head's gate (Michel et al. 2019, Sec. 4.1).
 
-    The sum over sentences of |∂L/∂gate|, L being a sentence's loss, the sum over its tokens, divided
-    by the target tokens of all sentences: nats per token. Raises TypeError if `model` is no
-    Transformer. It should be in eval mode; it is asked on its own device.
+    The sum over sentences of |∂L/∂gate|, L being a sentence's loss, the sum over its
+    tokens, divided by the target tokens of all sentences: nats per token. Raises
+    TypeError if `model` is no Transformer. It should be in eval mode; it is asked on
+    its own device.
     """
     total: Counter[Head] = Counter()
     tokens, device = 0, next(model.parameters()).device
@@ -283,12 +291,12 @@ def _cut(attention: MultiHeadAttention, kept: list[int]) -> None:
 
 @torch.no_grad()
 def pruned(model: Transformer, *heads: Head) -> Transformer:
-    """A smaller copy, from which these heads are cut out: the logits are those of `without`.
+    """A smaller copy without these heads: its logits are those of `without`.
 
-    The heads that stay are counted anew, from 0. Where none stays, one of width 1 brings back
-    zero. The copy's `attention_maps` need as many heads in each layer, and it cannot be loaded
-    from a file, for its `config` says how many heads it had: save the model, and prune again.
-    Errors are those of `without`.
+    The heads that stay are counted anew, from 0. Where none stays, one of width 1
+    brings back zero. The copy's `attention_maps` need as many heads in each layer, and
+    it cannot be loaded from a file, for its `config` says how many heads it had: save
+    the model, and prune again. Errors are those of `without`.
     """
     copied = _copied(model)
     attentions = _attentions(copied)
