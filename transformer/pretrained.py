@@ -53,7 +53,11 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def _exchange(
-    model: nn.Module, activation: str, *, norm_eps: float = 1e-5, attention_dropout: float = 0.0
+    model: nn.Module,
+    activation: str,
+    *,
+    norm_eps: float = 1e-5,
+    attention_dropout: float = 0.0,
 ) -> None:
     """Other functions and numbers for the parts of `model` that have no weights."""
     if activation not in _ACTIVATIONS:
@@ -87,12 +91,15 @@ class BertEncoder(nn.Module):
         self.words = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = LearnedPositions(config.max_length, config.d_model)
         self.token_types = nn.Embedding(token_types, config.d_model)
-        self.norm, self.dropout = nn.LayerNorm(config.d_model), nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder(config)
         _exchange(self, activation, norm_eps=norm_eps, attention_dropout=attention_dropout)
 
     def embed(
-        self, tokens: Int[Tensor, "batch length"], types: Int[Tensor, "batch length"] | None = None
+        self,
+        tokens: Int[Tensor, "batch length"],
+        types: Int[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """Vectors of word, position and token type, added and normalised."""
         types = torch.zeros_like(tokens) if types is None else types
@@ -100,7 +107,9 @@ class BertEncoder(nn.Module):
         return self.dropout(self.norm(x))
 
     def forward(
-        self, tokens: Int[Tensor, "batch length"], types: Int[Tensor, "batch length"] | None = None
+        self,
+        tokens: Int[Tensor, "batch length"],
+        types: Int[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """The last layer's output. `types` says of each token which text it is in, 0 or 1."""
         return self.encoder(self.embed(tokens, types), padding_mask(tokens, self.config.pad_id))
@@ -183,7 +192,9 @@ _BERT = {  # a pattern in their names: our word
 
 
 def load_bert(
-    folder: str | Path, *, without: Sequence[str] = ("pooler.", "embeddings.position_ids")
+    folder: str | Path,
+    *,
+    without: Sequence[str] = ("pooler.", "embeddings.position_ids"),
 ) -> BertEncoder:
     """A published BERT: `folder` holds config.json and model.safetensors, as Hugging Face has them.
 
@@ -247,7 +258,8 @@ def sentence_vectors(
     vectors = weight.new_empty(len(ids), model.config.d_model)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens = pad([ids[i] for i in rows], padding).to(weight.device)  # (batch, length)
+        tokens = pad([ids[i] for i in rows], padding)  # (batch, length)
+        tokens = tokens.to(weight.device)
         vectors[rows] = F.normalize(mean_pooling(model(tokens), tokens != padding), dim=1)
     return vectors
 
@@ -325,7 +337,9 @@ class MarianTranslator(Transformer):
         self.register_buffer("output_bias", torch.zeros(config.vocab_size))
         _exchange(self, activation)
 
-    def output_layer(self) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"]]:
+    def output_layer(
+        self,
+    ) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"]]:
         """The embedding once more makes the logits, and the bias is added."""
         return self.embedding.weight, self.output_bias
 
