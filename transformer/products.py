@@ -21,12 +21,11 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 __all__ = ["HAS_BOTH", "Linear", "MKL_IS_SLOW", "by_onednn", "fixed_linear", "linear", "weight_gradient"]
 
 
-def by_onednn(
-    x: Float[Tensor, "*batch d_in"],
-    weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, " d_out"] | None = None,
-) -> Float[Tensor, "*batch d_out"]:
-    """x Wᵀ + b from oneDNN, without gradients."""
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b from oneDNN, without gradients.
+
+    Shapes (…, d_in), (d_out, d_in) and (d_out,) give (…, d_out).
+    """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -63,19 +62,15 @@ def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
 _BLOCK = 512  # rows
 
 
-def _filled_up(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "more d_in"]:
+def _filled_up(x: Tensor) -> Tensor:
     """x with rows of zeros behind it, so that their number is one of eleven."""
     rows = len(x)
     step = 4 if rows <= 8 else 8 if rows <= 32 else 32 if rows <= 128 else 128
     return F.pad(x, (0, 0, 0, -rows % step)) if rows % step else x
 
 
-def _in_blocks(
-    x: Float[Tensor, "rows d_in"],
-    weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, " d_out"] | None = None,
-) -> Float[Tensor, "rows d_out"]:
-    """`by_onednn`, asked in few shapes."""
+def _in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`by_onednn` of the rows of x, asked in few shapes."""
     if len(x) <= _BLOCK:
         return by_onednn(_filled_up(x), weight, bias)[: len(x)]
     product = x.new_empty(len(x), len(weight))
