@@ -41,17 +41,11 @@ Head = tuple[str, int, int]  # kind, layer, head; layer and head count from 0
 
 
 def _attentions(model: Transformer) -> dict[str, list[MultiHeadAttention]]:
-    """Every attention of the model, by kind and layer."""
+    """`model.attentions()`, or a word about a model that has none."""
     if not isinstance(model, Transformer):
         name = type(model).__name__
         raise TypeError(f"model must be a Transformer, which has heads, not {name}")
-    encoder: list[Any] = list(model.encoder.layers)
-    decoder: list[Any] = list(model.decoder.layers)
-    return {
-        "encoder": [layer.self_attention for layer in encoder],
-        "decoder": [layer.self_attention for layer in decoder],
-        "cross": [layer.cross_attention for layer in decoder],
-    }
+    return model.attentions()
 
 
 def attention_heads(model: Transformer) -> list[Head]:
@@ -255,7 +249,7 @@ def head_importance(
 ) -> dict[Head, float]:
     """How strongly sentences pull at each head's gate (Michel et al. 2019, Sec. 4.1).
 
-    The sum over sentences of |∂L/∂gate|, L being a sentence's loss, the sum over its
+    The sum over sentences of `|∂L/∂gate|`, L being a sentence's loss, the sum over its
     tokens, divided by the target tokens of all sentences: nats per token. Raises
     TypeError if `model` is no Transformer. It should be in eval mode; it is asked on
     its own device.

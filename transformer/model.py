@@ -17,6 +17,7 @@ from transformer.config import TransformerConfig
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.layers import DecoderLayer, EncoderLayer, TokenEmbedding
 from transformer.masking import causal_mask, padding_mask
+from transformer.multi_head import MultiHeadAttention
 from transformer.position import LearnedPositions, SinusoidalPositions
 
 __all__ = ["Decoder", "Encoder", "Transformer"]
@@ -89,12 +90,8 @@ def _ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any
     return args, {**kwargs, "need_weights": True}
 
 
-def _recorded_weights(model: Any, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-    attentions = {
-        "encoder": [layer.self_attention for layer in model.encoder.layers],
-        "decoder": [layer.self_attention for layer in model.decoder.layers],
-        "cross": [layer.cross_attention for layer in model.decoder.layers],
-    }
+def _recorded_weights(model: "Transformer", source: Tensor, target: Tensor) -> dict[str, Tensor]:
+    attentions = model.attentions()
     kept: dict[nn.Module, Tensor] = {}
     with ExitStack() as hooks:
         for module in sum(attentions.values(), []):
@@ -152,6 +149,15 @@ class Transformer(EncoderDecoder):
         """Begin to write translations of `source`, step by step (see `CachedState`)."""
         mask = padding_mask(source, self.config.pad_id)  # (sentences, 1, 1, source)
         return CachedState(self._steps or StepDecoder(self), self.encode(source), mask)
+
+    def attentions(self) -> dict[str, list[MultiHeadAttention]]:
+        """Every attention, layer by layer, under "encoder", "decoder" and "cross"."""
+        encoder, decoder = list[Any](self.encoder.layers), list[Any](self.decoder.layers)
+        return {
+            "encoder": [layer.self_attention for layer in encoder],
+            "decoder": [layer.self_attention for layer in decoder],
+            "cross": [layer.cross_attention for layer in decoder],
+        }
 
     @torch.no_grad()
     def attention_maps(self, source: _Source, target: _Target) -> dict[str, _Maps]:
