@@ -19,7 +19,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles as TocTreeCollector
 
-from tools.chapters import repository
+from tools.chapters import chapter_number, repository
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +136,11 @@ def resolve_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def number_chapters(collector: TocTreeCollector, env: BuildEnvironment) -> list[str]:
-    """Give each chapter the number of its file (90, 91 … are the appendices A, B …)."""
+    """Give each chapter the number of its file."""
     env.toc_secnumbers = {}
     for docname in env.tocs:
-        if match := re.match(r"chapters/(\d+)_", docname):
-            number = int(match[1])
-            secnumber: Any = (number if number < 90 else chr(ord("A") + number - 90),)
+        if docname.startswith("chapters/"):
+            secnumber: Any = (chapter_number(docname),)
             references = list(env.tocs[docname].findall(nodes.reference))
             env.toc_secnumbers[docname] = {reference["anchorname"]: () for reference in references}
             env.toc_secnumbers[docname][""] = secnumber
@@ -204,5 +203,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-resolved", resolve_links)
     app.connect("html-page-context", add_demo_files)
     app.setup_extension("book.notes")
+    app.setup_extension("book.package")
     app.setup_extension("book.tidy")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

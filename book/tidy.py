@@ -22,6 +22,8 @@ UNWANTED = "|".join(
         r' role="list"(?= class="citation-list")',
     )
 )
+# A long signature's parameters: a list of definitions without a term, which a screen reader cannot announce
+PARAMETERS = r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>'
 INDEX = """<!doctype html>
 <html lang="en">
 <head>
@@ -59,6 +61,12 @@ def without_unused_rules(css: str, names: set[str]) -> str:
     css = re.sub(r"([^{}]+)\{([^{}]*)\}", shorten, css)
     css = re.sub(r"@(?:media|supports)[^{}]*\{\s*\}", "", css)
     return "\n".join([css.strip(), *notices]) + "\n"
+
+
+def as_spans(parameters: re.Match[str]) -> str:
+    """A signature's parameters as lines of text."""
+    lines = re.sub(r"(?<=<)dd>|(?<=</)dd>", "span>", parameters[1])
+    return f'<span class="sig-params">{lines}</span>'
 
 
 def as_url(font: bytes, kind: str) -> str:
@@ -100,7 +108,8 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
     static = out / "_static"
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(UNWANTED, "", text), encoding="utf-8")
+        text = re.sub(PARAMETERS, as_spans, re.sub(UNWANTED, "", text))
+        page.write_text(text, encoding="utf-8")
     for unused in [*static.rglob("*.map"), *static.glob("scripts/fontawesome.js*")]:
         unused.unlink(missing_ok=True)
     names = used_names(out)

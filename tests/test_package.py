@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import transformer
-from export import MODULES
+from floors import MODULES
 
 PACKAGE = Path(transformer.__file__).parent
 FILES = sorted(PACKAGE.rglob("[a-z]*.py"))
@@ -68,16 +68,6 @@ def test_modules_import_only_from_floors_below(name: str) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformer."):
             assert MODULES[node.module.removeprefix("transformer.")][0] < MODULES[name][0]
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_the_map_of_the_package_names_every_module(name: str) -> None:
-    """book/notation.md lists them by hand, with their floors."""
-    rows = (PACKAGE.parent / "book" / "notation.md").read_text(encoding="utf-8").splitlines()
-    if name.startswith("fragment."):
-        assert any("`transformer.fragment.…`" in row and f"`{name.split('.')[1]}`" in row for row in rows)
-    else:
-        assert any(row.startswith(f"| {MODULES[name][0]} | `transformer.{name}` |") for row in rows)
 
 
 def test_the_readme_example_runs() -> None:

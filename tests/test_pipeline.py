@@ -311,7 +311,7 @@ def change(name: str, old: str, new: str) -> Edit:
         ),
         (
             change("05_masks", "module: masking", "module: secrets"),
-            "chapters/05_masks.md: module `secrets` has no floor in tools/export.py",
+            "chapters/05_masks.md: module `secrets` has no floor in tools/floors.py",
         ),
         (
             change("05_masks", "module: masking", "module: lookup"),

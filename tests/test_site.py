@@ -1,7 +1,9 @@
 """The built site in a real browser: every page, light and dark, wide and narrow (`make test-site`)."""
 
+import importlib
 import re
 import shutil
+from inspect import isclass, isfunction
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from visit import Visit
 
 from chapters import ROOT
+from floors import MODULES
 
 SITE = ROOT / "_build" / "html"
 PAGES = sorted(
@@ -205,6 +208,16 @@ def test_the_picture_leads_to_the_chapters_whose_numbers_it_shows() -> None:
     for chapter, content in links:
         for number in re.findall(r'class="chip"[^>]*>(\d+)<', content):
             assert int(number) == int(chapter), content
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_page_of_the_package_has_every_public_name(name: str) -> None:
+    text = (SITE / "book" / "package.html").read_text(encoding="utf-8")
+    module = importlib.import_module(f"transformer.{name}")
+    assert f'href="#module-transformer.{name}"' in text  # in the table
+    for public in module.__all__:
+        thing = getattr(module, public)
+        assert f'id="transformer.{name}.{public}"' in text or not (isfunction(thing) or isclass(thing))
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -90,6 +90,12 @@ def read_book(root: Path = ROOT) -> list[Chapter]:
     return [read_chapter(path, root) for path in sorted((root / "chapters").glob("*.md"))]
 
 
+def chapter_number(name: str) -> str:
+    """The number that a chapter shows: that of its file, and A, B … for 90, 91 …"""
+    number = int(Path(name).name[:2])
+    return str(number) if number < 90 else chr(ord("A") + number - 90)
+
+
 def update(path: Path, text: str) -> bool:
     """Write a file unless it already holds the text; return whether it had to be written."""
     if path.exists() and path.read_text(encoding="utf-8") == text:

@@ -10,52 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chapters import ROOT, BookError, Chapter, read_book, tags, update
+from floors import MODULES
 
-# Each module with its floor and what it holds. A module imports only from floors below its own.
-# A dot makes a folder: `fragment.nouns` is transformer/fragment/nouns.py.
-MODULES: dict[str, tuple[int, str]] = {
-    "lookup": (1, "Exact and soft dictionary look-up."),
-    "attention": (1, "Scaled dot-product attention, readable and fused."),
-    "masking": (1, "Padding and causal masks."),
-    "position": (1, "Sinusoidal and learned positional encodings."),
-    "encoder_decoder": (1, "What every encoder-decoder of this book can do."),
-    "files": (1, "Files that are written whole or not at all."),
-    "figures": (1, "The figures' one style, attention maps and alternative text."),
-    "fragment.nouns": (1, "Nouns, adjectives and prepositions, and the kinds of thing that they go with."),
-    "fragment.phrases": (2, "Noun phrases and prepositional phrases in English and German."),
-    "fragment.verbs": (2, "Verbs, tenses and phrases of time."),
-    "fragment.clauses": (3, "Clauses and sentences in English and German."),
-    "fragment.corpus": (4, "Random sentences of the grammar, and the corpus made of them."),
-    "config": (1, "The sizes of a Transformer."),
-    "products": (1, "Products with matrices, by the faster of PyTorch's libraries."),
-    "flops": (2, "The floating-point operations of a training step."),
-    "multi_head": (2, "Multi-head attention."),
-    "recurrent": (2, "Recurrent encoder-decoders, with and without attention."),
-    "cached_state": (3, "Where a Transformer stands in sentences that it writes token by token."),
-    "layers": (3, "Embeddings, feed-forward networks, encoder and decoder layers."),
-    "model": (4, "The encoder-decoder Transformer."),
-    "beam": (4, "Beam search, and the states from which a model goes on writing."),
-    "data": (5, "Sentence pairs, the tokeniser and token-bounded batches."),
-    "decoding": (5, "Decoding: from a trained model to a sentence."),
-    "learning": (6, "The loss and the learning rates."),
-    "fused_loss": (7, "The loss and its gradient without ever holding all logits."),
-    "checkpoints": (6, "Weights and settings in one file, written whole or not at all."),
-    "corpora": (6, "Corpora that need no download: number words and the fragment of German."),
-    "downloads": (6, "Corpora of real sentences, downloaded and checked: Multi30k, Tatoeba."),
-    "training": (7, "The training loop, and how it stops and goes on."),
-    "evaluation": (7, "BLEU and exact match."),
-    "heads": (7, "What the heads do: maps, importance, pruning."),
-    "pretrained": (7, "Public weights in this package's modules."),
-    "devices": (8, "Training on any device, and what makes it fast there."),
-    "parallel": (9, "Training on many devices at once."),
-    "recipes": (8, "Corpora and sizes by name, and how they are trained."),
-    "run_files": (9, "The files in a run's directory."),
-    "run_models": (10, "Which of a run's models are kept, and which is the best."),
-    "run_trainer": (11, "A trainer that reports into a run's directory."),
-    "runs": (12, "Training in a directory: whatever stops it, it goes on."),
-    "commands": (13, "What the command line can do: train, evaluate, translate."),
-    "__main__": (14, "The command line: `python -m transformer`."),
-}
 FOLDERS = {"fragment": '"""A small grammar of English and German sentences, and the corpus it writes."""'}
 # `figures` needs matplotlib, an extra; `__main__` is for `python -m`. Folders' modules stay in their folders.
 NOT_IN_INIT = {"figures", "__main__"}
@@ -161,7 +117,7 @@ def collect(book: list[Chapter]) -> dict[str, Module]:
     for chapter in book:
         for name in chapter.modules:
             if name not in MODULES:
-                raise BookError(f"{chapter.name}: module `{name}` has no floor in tools/export.py")
+                raise BookError(f"{chapter.name}: module `{name}` has no floor in tools/floors.py")
             if name in modules:
                 other = modules[name].chapter.name
                 raise BookError(f"{chapter.name}: module `{name}` is already exported by {other}")
