@@ -53,7 +53,10 @@ class _StepLayer:
 
 
 class StepDecoder:
-    """A Transformer's decoder, made ready to read a token at a time. Its weights are a copy."""
+    """A Transformer's decoder, made ready to read a token at a time.
+
+    Its matrices are copies; the embedding, the positions and the norms are the model's own.
+    """
 
     def __init__(self, model: Any):
         self.embedding, self.positions = model.embedding, model.positions

@@ -37,7 +37,7 @@ class EncoderDecoder(nn.Module):
 
     @abstractmethod
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
-        """The weights, and a bias if there is one, that make logits of a state."""
+        """The weights, and a bias if there is one, that turn a state into logits."""
 
     def frozen(self) -> "EncoderDecoder":
         """The same model, made ready to decode many times, if there is anything to make ready."""

@@ -139,7 +139,7 @@ class Transformer(EncoderDecoder):
     _steps: "StepDecoder | None" = None  # made ready by `frozen`
 
     def frozen(self) -> "Transformer":
-        """The same model, made ready to decode many times: its decoder stays as it is now."""
+        """The same model, made ready to decode many times; its weights are to change no more."""
         other = copy.copy(self)
         other._steps = StepDecoder(self)
         return other

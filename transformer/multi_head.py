@@ -91,7 +91,7 @@ class MultiHeadAttention(nn.Module):
 class KeyValueCache:
     """The keys and values of the words so far, with room for more.
 
-    `rows` holds those of the first words: each row the keys of all heads, together `key_width`
+    `rows` holds those of the first words: in each row the keys of all heads, together `key_width`
     wide, then the values. The first new word moves them, so `rows` itself stays as it is.
     """
 
@@ -155,7 +155,7 @@ class FewRows:
 
 
 class _Absorbed:
-    """What one sentence has to tell, with the weights of who asks and who tells multiplied in."""
+    """The keys and values of one sentence, with the query's and the output's weights multiplied in."""
 
     def __init__(self, ask: FewRows, output: FewRows, cache: KeyValueCache):
         keys, values = cache.keys[0], cache.values[0]  # (heads, seen, d_head) each
@@ -168,19 +168,19 @@ class _Absorbed:
         self._sum = FewRows((told.flatten(0, 1).T, output.bias))
 
     def tell(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
-        """What words that ask are told."""
+        """The answers to words that ask."""
         scores = self._score(x).unflatten(1, (self._num_heads, -1))  # (rows, heads, seen)
         return self._sum(scores.softmax(-1).flatten(1))
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Nothing: the only sentence is kept, or nobody asks any more."""
+        """Nothing to do: the only sentence is kept, or nobody asks any more."""
 
 
 class StepAttention:
     """A MultiHeadAttention, made ready to be asked step by step, with a cache of keys and values.
 
-    If it `grows`, every word that asks is first added to the cache. Its weights are a copy, and
-    it is to be asked where no gradients are recorded.
+    If it `grows`, every word that asks is first added to the cache. The weights are a copy; use it
+    where no gradients are recorded.
     """
 
     def __init__(self, attention: MultiHeadAttention, *, grows: bool):
@@ -198,13 +198,15 @@ class StepAttention:
     ) -> "KeyValueCache | _Absorbed":
         """The cache of the words that are there from the beginning, perhaps none.
 
-        If it does not grow, is `alone`, a single sentence without padding, and short, then with
+        If they are `alone` (a single sentence without padding), few, and do not grow, the cache has
         our weights absorbed.
         """
         told = self._tell(seen.flatten(0, 1))[:, -self._kept :].unflatten(0, seen.shape[:2])
         cache = KeyValueCache(told, self._width, self._num_heads)
         short = 0 < cache.length <= self._width // self._num_heads
-        return _Absorbed(self._ask, self._output, cache) if alone and short and not self._grows else cache
+        if alone and short and not self._grows:
+            return _Absorbed(self._ask, self._output, cache)
+        return cache
 
     def __call__(
         self,
@@ -212,7 +214,7 @@ class StepAttention:
         cache: "KeyValueCache | _Absorbed",
         mask: Bool[Tensor, "#batch #heads #new #seen"] | None = None,
     ) -> Float[Tensor, "rows d_model"]:
-        """What new words are told, as many of each sentence; True in `mask` means "may attend".
+        """The answers to new words, equally many of each sentence; True in `mask`: "may attend".
 
         The rows of a sentence are neighbours.
         """

@@ -52,6 +52,13 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _activation(name: str) -> nn.Module:
+    """The function that a config names; ValueError if we do not have it."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"no activation {name!r} here, only {sorted(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]()
+
+
 def _exchange(
     model: nn.Module,
     activation: str,
@@ -60,18 +67,38 @@ def _exchange(
     attention_dropout: float = 0.0,
 ) -> None:
     """Other functions and numbers for the parts of `model` that have no weights."""
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"no activation {activation!r} here, only {sorted(_ACTIVATIONS)}")
     for module in model.modules():
         if isinstance(module, FeedForward):
-            module[1] = _ACTIVATIONS[activation]()
+            module[1] = _activation(activation)
         elif isinstance(module, nn.LayerNorm):
             module.eps = norm_eps
         elif isinstance(module, MultiHeadAttention):
             module.dropout = attention_dropout
 
 
-class BertEncoder(nn.Module):
+_Tokens = Int[Tensor, "batch length"]
+_Vectors = Float[Tensor, "batch length d_model"]
+
+
+class _BertEmbeddings(nn.Module):
+    """What goes into BERT's first layer."""
+
+    def __init__(self, config: TransformerConfig, token_types: int):
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = LearnedPositions(config.max_length, config.d_model)
+        self.token_types = nn.Embedding(token_types, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def embed(self, tokens: _Tokens, types: _Tokens | None = None) -> _Vectors:
+        """Vectors of word, position and token type, added and normalised."""
+        types = torch.zeros_like(tokens) if types is None else types
+        x = self.positions(self.words(tokens)) + self.token_types(types)
+        return self.dropout(self.norm(x))
+
+
+class BertEncoder(_BertEmbeddings):
     """BERT (Devlin et al., 2019): the encoder of this book with other embeddings and parts.
 
     `activation` is "relu", "gelu", "gelu_new", "silu" or "swish".
@@ -86,33 +113,15 @@ class BertEncoder(nn.Module):
         norm_eps: float = 1e-12,
         attention_dropout: float = 0.1,
     ):
-        super().__init__()
+        super().__init__(config, token_types)
         self.config = config
-        self.words = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = LearnedPositions(config.max_length, config.d_model)
-        self.token_types = nn.Embedding(token_types, config.d_model)
-        self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder(config)
         _exchange(self, activation, norm_eps=norm_eps, attention_dropout=attention_dropout)
 
-    def embed(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        types: Int[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """Vectors of word, position and token type, added and normalised."""
-        types = torch.zeros_like(tokens) if types is None else types
-        x = self.positions(self.words(tokens)) + self.token_types(types)
-        return self.dropout(self.norm(x))
-
-    def forward(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        types: Int[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
+    def forward(self, tokens: _Tokens, types: _Tokens | None = None) -> _Vectors:
         """The last layer's output. `types` says of each token which text it is in, 0 or 1."""
-        return self.encoder(self.embed(tokens, types), padding_mask(tokens, self.config.pad_id))
+        real = padding_mask(tokens, self.config.pad_id)  # (batch, 1, 1, length)
+        return self.encoder(self.embed(tokens, types), real)
 
 
 class _Settings(dict[str, Any]):
@@ -130,23 +139,30 @@ class _Settings(dict[str, Any]):
                 )
 
 
+def _lacks(folder: Path, name: str) -> str:
+    """What to say if the folder lacks a file."""
+    there = sorted(file.name for file in folder.glob("*"))
+    pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in there)
+    advice = (
+        "; a .bin file is a pickle, which can run code when it is opened, and is not read here: "
+        "if you trust it, let Hugging Face's library convert it, "
+        "AutoModel.from_pretrained(folder).save_pretrained(new_folder), "
+        "with AutoModelForSeq2SeqLM for a translator"
+    )
+    return f"{folder} has no {name}, only {there}{advice if pickled else ''}"
+
+
 def _read(folder: Path) -> tuple[_Settings, dict[str, Tensor]]:
     """config.json and model.safetensors."""
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).exists():
-            there = sorted(file.name for file in folder.glob("*"))
-            pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in there)
-            advice = (
-                "; a .bin file is a pickle, which can run code when it is opened, and is not "
-                "read here: if you trust it, let Hugging Face's library convert it, "
-                "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
-            )
-            raise ValueError(f"{folder} has no {name}, only {there}{advice if pickled else ''}")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"), object_hook=_Settings)
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
+        if not file.exists():
+            raise ValueError(_lacks(folder, file.name))
+    settings = json.loads(config.read_text(encoding="utf-8"), object_hook=_Settings)
     try:
-        return settings, load_file(folder / "model.safetensors")
+        return settings, load_file(weights)
     except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
+        raise ValueError(f"{weights} is damaged: {error}") from error
 
 
 def _renamed(
@@ -191,6 +207,25 @@ _BERT = {  # a pattern in their names: our word
 }
 
 
+def _bert_config(settings: _Settings) -> TransformerConfig:
+    """The sizes that a BERT's config.json names."""
+    padding = settings["pad_token_id"]
+    begin, end = sorted({0, 1, 2} - {padding})[:2]  # nobody asks an encoder for these
+    return TransformerConfig(
+        settings["vocab_size"],
+        settings["hidden_size"],
+        settings["num_attention_heads"],
+        settings["intermediate_size"],
+        settings["num_hidden_layers"],
+        dropout=settings["hidden_dropout_prob"],
+        positions="learned",
+        max_length=settings["max_position_embeddings"],
+        pad_id=padding,
+        bos_id=begin,
+        eos_id=end,
+    )
+
+
 def load_bert(
     folder: str | Path,
     *,
@@ -204,23 +239,8 @@ def load_bert(
     settings, tensors = _read(Path(folder))
     settings.demand(model_type="bert")
     settings.demand(said=False, position_embedding_type="absolute", is_decoder=False)
-    padding = settings["pad_token_id"]
-    begin, end = sorted({0, 1, 2} - {padding})[:2]  # nobody asks an encoder for these
-    config = TransformerConfig(
-        settings["vocab_size"],
-        settings["hidden_size"],
-        settings["num_attention_heads"],
-        settings["intermediate_size"],
-        settings["num_hidden_layers"],
-        dropout=settings["hidden_dropout_prob"],
-        positions="learned",
-        max_length=settings["max_position_embeddings"],
-        pad_id=padding,
-        bos_id=begin,
-        eos_id=end,
-    )
     model = BertEncoder(
-        config,
+        _bert_config(settings),
         token_types=settings["type_vocab_size"],
         activation=settings["hidden_act"],
         norm_eps=settings["layer_norm_eps"],
@@ -239,6 +259,13 @@ def mean_pooling(
     return (states * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
+def _real_ids(tokenizer: tokenizers.Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
+    """The ids of each sentence, without the padding that some tokenisers add."""
+    encoded = tokenizer.encode_batch(list(sentences))
+    marked = [zip(one.ids, one.attention_mask, strict=True) for one in encoded]
+    return [[i for i, real in row if real] for row in marked]
+
+
 @torch.no_grad()
 def sentence_vectors(
     model: BertEncoder,
@@ -251,16 +278,16 @@ def sentence_vectors(
 
     The model should be in eval mode; `batch_size` counts sentences.
     """
-    padding, weight = model.config.pad_id, model.words.weight
-    encoded = tokenizer.encode_batch(list(sentences))
-    ids = [[i for i, real in zip(e.ids, e.attention_mask, strict=True) if real] for e in encoded]
+    ids, padding = _real_ids(tokenizer, sentences), model.config.pad_id
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    weight = model.words.weight
     vectors = weight.new_empty(len(ids), model.config.d_model)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         tokens = pad([ids[i] for i in rows], padding)  # (batch, length)
         tokens = tokens.to(weight.device)
-        vectors[rows] = F.normalize(mean_pooling(model(tokens), tokens != padding), dim=1)
+        pooled = mean_pooling(model(tokens), tokens != padding)  # (batch, d_model)
+        vectors[rows] = F.normalize(pooled, dim=1)
     return vectors
 
 
@@ -344,6 +371,33 @@ class MarianTranslator(Transformer):
         return self.embedding.weight, self.output_bias
 
 
+def _marian_config(settings: _Settings) -> TransformerConfig:
+    """The sizes that a Marian's config.json names, and one token more, which begins a target."""
+    for part in ("layers", "attention_heads", "ffn_dim"):
+        settings.demand(**{f"decoder_{part}": settings[f"encoder_{part}"]})
+    return TransformerConfig(
+        settings["vocab_size"] + 1,
+        settings["d_model"],
+        settings["encoder_attention_heads"],
+        settings["encoder_ffn_dim"],
+        settings["encoder_layers"],
+        dropout=settings["dropout"],
+        pad_id=settings["pad_token_id"],
+        bos_id=settings["vocab_size"],
+        eos_id=settings["eos_token_id"],
+    )
+
+
+def _with_first_token(weights: dict[str, Tensor], start: int) -> dict[str, Tensor]:
+    """One token more, with the vector of the token `start`, and a logit of minus infinity."""
+    if not {"embedding.weight", "output_bias"} <= weights.keys():
+        return weights
+    table, bias = weights["embedding.weight"], weights["output_bias"].flatten()
+    table = torch.cat([table, table[start : start + 1]])  # (vocab + 1, d_model)
+    bias = F.pad(bias, (0, 1), value=-math.inf)  # (vocab + 1,)
+    return weights | {"embedding.weight": table, "output_bias": bias}
+
+
 _SINES = ("model.encoder.embed_positions.", "model.decoder.embed_positions.")
 
 
@@ -358,25 +412,9 @@ def load_marian(folder: str | Path, *, without: Sequence[str] = _SINES) -> Maria
     settings, tensors = _read(Path(folder))
     settings.demand(model_type="marian", scale_embedding=True)
     settings.demand(said=False, share_encoder_decoder_embeddings=True)
-    for part in ("layers", "attention_heads", "ffn_dim"):
-        settings.demand(**{f"decoder_{part}": settings[f"encoder_{part}"]})
-    vocab, start = settings["vocab_size"], settings["decoder_start_token_id"]
-    config = TransformerConfig(
-        vocab + 1,
-        settings["d_model"],
-        settings["encoder_attention_heads"],
-        settings["encoder_ffn_dim"],
-        settings["encoder_layers"],
-        dropout=settings["dropout"],
-        pad_id=settings["pad_token_id"],
-        bos_id=vocab,
-        eos_id=settings["eos_token_id"],
-    )
+    config = _marian_config(settings)
     model = MarianTranslator(config, activation=settings["activation_function"])
     weights = _renamed(tensors, _MARIAN, without)
-    if "embedding.weight" in weights and "output_bias" in weights:
-        table, bias = weights["embedding.weight"], weights["output_bias"].flatten()
-        weights["embedding.weight"] = torch.cat([table, table[start : start + 1]])
-        weights["output_bias"] = F.pad(bias, (0, 1), value=-math.inf)
+    weights = _with_first_token(weights, settings["decoder_start_token_id"])
     _fill(model, weights, Path(folder))
     return model.eval()

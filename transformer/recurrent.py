@@ -133,7 +133,7 @@ class RecurrentTranslator(EncoderDecoder):
         return self.dropout(torch.stack([state.read(word) for word in words.unbind(1)], dim=1))
 
     def output_layer(self) -> tuple[Tensor, Tensor]:
-        """The weights (vocab, width) and the bias that make logits of a state."""
+        """The weights (vocab, width) and the bias that turn a state into logits."""
         return self.output.weight, self.output.bias
 
     def start(self, source: _Source) -> RecurrentState:
@@ -147,7 +147,7 @@ def alignment(
 ) -> Float[Tensor, "batch target source"]:
     """The weights on the source, looked up to write what follows each token of `target`.
 
-    ValueError if the model has no attention.
+    Raises ValueError if the model has no attention.
     """
     if model.attention is None:
         raise ValueError("a model without attention looks nowhere")
