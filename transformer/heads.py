@@ -74,8 +74,9 @@ def sentence_maps(model: Transformer, batches: Iterable[Batch]) -> Iterator[Maps
     for batch in batches:
         source, target = (side.to(device) for side in batch)
         maps = model.attention_maps(source, target[:, :-1])
-        lengths = (source != pad_id).sum(1), (target[:, 1:] != pad_id).sum(1)
-        for row, (n, m) in enumerate(zip(*(each.tolist() for each in lengths), strict=True)):
+        read, written = (source != pad_id).sum(1), (target[:, 1:] != pad_id).sum(1)
+        lengths = zip(read.tolist(), written.tolist(), strict=True)
+        for row, (n, m) in enumerate(lengths):
             sizes = {"encoder": (n, n), "decoder": (m, m), "cross": (m, n)}
             yield {k: maps[k][row, :, :, :q, :s] for k, (q, s) in sizes.items()}
 
@@ -108,7 +109,11 @@ def offset_share(maps: Iterable[Maps], offset: int) -> dict[Head, float]:
     Queries without such a token do not count. -1 is the token before, 0 the token
     itself.
     """
-    return _mean_over_queries(maps, lambda weights: weights.diagonal(offset, dim1=-2, dim2=-1))
+
+    def diagonal(weights: Tensor) -> Tensor:
+        return weights.diagonal(offset, dim1=-2, dim2=-1)  # (layers, heads, queries)
+
+    return _mean_over_queries(maps, diagonal)
 
 
 def positional_heads(maps: Sequence[Maps], *, threshold: float = 0.9, reach: int = 3) -> dict[Head, int]:
@@ -126,7 +131,8 @@ def positional_heads(maps: Sequence[Maps], *, threshold: float = 0.9, reach: int
 
 def word_numbers(pieces: Sequence[str]) -> list[int]:
     """For each piece of a text, the number of its word: a space begins a new one."""
-    return list(accumulate(int(i > 0 and p.startswith(" ")) for i, p in enumerate(pieces)))
+    begins = (int(i > 0 and piece.startswith(" ")) for i, piece in enumerate(pieces))
+    return list(accumulate(begins))
 
 
 def word_weights(
@@ -139,12 +145,23 @@ def word_weights(
     `query_words` and `key_words` are the numbers of the pieces' words. Rows and columns
     beyond them, as of the end of a sentence, are left out.
     """
+
+    def by_word(numbers: Sequence[int]) -> Tensor:
+        there = torch.tensor(numbers, device=weights.device)
+        return F.one_hot(there).to(weights.dtype)  # (pieces, words)
+
     some = weights[..., : len(query_words), : len(key_words)]
-    asking, told = (
-        F.one_hot(torch.tensor(words, device=weights.device)).to(weights.dtype)  # (pieces, words)
-        for words in (query_words, key_words)
-    )
+    asking, told = by_word(query_words), by_word(key_words)
     return (asking / asking.sum(0)).T @ some @ told
+
+
+def _aligning(model: Transformer, heads: Sequence[Head]) -> Sequence[Head]:
+    """These heads of the cross-attention; without any, those of its last layer."""
+    cross = [head for head in attention_heads(model) if head[0] == "cross"]
+    for head in heads:
+        if head not in cross:
+            raise ValueError(f"{head} is no head of the cross-attention")
+    return heads or [head for head in cross if head[1] == cross[-1][1]]
 
 
 def word_alignment(
@@ -156,22 +173,17 @@ def word_alignment(
     last layer's. Words are what spaces separate. Raises ValueError for other heads, and
     for no text.
     """
-    cross = [head for head in attention_heads(model) if head[0] == "cross"]
-    chosen = heads or [head for head in cross if head[1] == cross[-1][1]]
-    for head in chosen:
-        if head not in cross:
-            raise ValueError(f"{head} is no head of the cross-attention")
-    said, asked = (tokenizer.encode(" ".join(text.split())) for text in (source, target))
+    chosen = _aligning(model, heads)
+    texts = (" ".join(text.split()) for text in (source, target))
+    said, asked = (tokenizer.encode(text) for text in texts)
     if not said or not asked:
         raise ValueError("source and target must have a word each")
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    batch = Batch(torch.tensor([[*said, eos]]), torch.tensor([[bos, *asked, eos]]))
+    [maps] = sentence_maps(model, [batch])
+    looks = torch.stack([maps["cross"][layer, head] for _, layer, head in chosen])
     words = [word_numbers(tokenizer.pieces(ids)) for ids in (asked, said)]
-    example = (
-        [[*said, tokenizer.eos_id]],
-        [[tokenizer.bos_id, *asked, tokenizer.eos_id]],
-    )
-    [maps] = sentence_maps(model, [Batch(*(torch.tensor(side) for side in example))])
-    mean = torch.stack([maps["cross"][layer, head] for _, layer, head in chosen]).mean(0)
-    return word_weights(mean, *words).argmax(-1).tolist()
+    return word_weights(looks.mean(0), *words).argmax(-1).tolist()
 
 
 def _checked(attentions: dict[str, list[MultiHeadAttention]], head: Head) -> MultiHeadAttention:
@@ -241,7 +253,8 @@ def _gate_slopes(model: Transformer, batch: Batch, smoothing: float) -> tuple[di
         logits = model.project(states)  # (tokens, vocab)
         loss = len(wanted) * label_smoothed_loss(logits, wanted, smoothing=smoothing)
         slopes = iter(torch.autograd.grad(loss, every))
-    return {kind: [next(slopes) for _ in each] for kind, each in gates.items()}, len(wanted)
+    by_kind = {kind: [next(slopes) for _ in each] for kind, each in gates.items()}
+    return by_kind, len(wanted)
 
 
 def head_importance(
@@ -279,7 +292,8 @@ def _cut(attention: MultiHeadAttention, kept: list[int]) -> None:
         layer.weight = rows(layer.weight)
         layer.bias = None if layer.bias is None else rows(layer.bias)
         layer.out_features = len(layer.weight)
-    attention.output.weight = nn.Parameter(rows(attention.output.weight.T).T.contiguous())
+    columns = rows(attention.output.weight.T).T  # (d_model, heads · width)
+    attention.output.weight = nn.Parameter(columns.contiguous())
     attention.output.in_features = attention.output.weight.shape[1]
 
 
@@ -298,5 +312,6 @@ def pruned(model: Transformer, *heads: Head) -> Transformer:
     for head in heads:
         gone.setdefault(_checked(attentions, head), set()).add(head[2])
     for attention, some in gone.items():
-        _cut(attention, [head for head in range(attention.num_heads) if head not in some])
+        kept = [head for head in range(attention.num_heads) if head not in some]
+        _cut(attention, kept)
     return copied

@@ -84,11 +84,11 @@ class Trainer:
         return batch_loss(self.model, batch, smoothing=self.config.smoothing)
 
     def update(self, batch: Batch) -> None:
-        """Learn from one batch; FloatingPointError, and no step, if the loss is NaN."""
+        """Learn from one batch; FloatingPointError, and no step, if the loss is not finite."""
         step, d_model = self.step + 1, self.model.config.d_model
         self.model.train()
         loss = self.loss(batch)
-        number = loss.item()  # waits for a GPU, which is still at work when the next step begins
+        number = loss.item()  # waits for the loss alone: a GPU works on while the next step is prepared
         if not math.isfinite(number):
             raise FloatingPointError(f"loss {number:g} at step {step}; try a lower rate")
         self.optimizer.zero_grad()
