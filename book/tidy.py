@@ -24,6 +24,7 @@ UNWANTED = "|".join(
 )
 # A long signature's parameters: a list of definitions without a term, which a screen reader cannot announce
 PARAMETERS = r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>'
+SIGNATURE = r'(?s)<dt class="sig .*?</dt>'
 INDEX = """<!doctype html>
 <html lang="en">
 <head>
@@ -69,6 +70,14 @@ def as_spans(parameters: re.Match[str]) -> str:
     return f'<span class="sig-params">{lines}</span>'
 
 
+def with_fewer_spans(signature: re.Match[str]) -> str:
+    """A signature without the spans of what looks the same with and without them: its words and brackets."""
+    text = signature[0]
+    for _ in "inner", "outer":
+        text = re.sub(r'<span class="(?:pre|[npw])">([^<]*)</span>', r"\1", text)
+    return text
+
+
 def as_url(font: bytes, kind: str) -> str:
     return f"url(data:font/{kind};base64,{base64.b64encode(font).decode()})"
 
@@ -109,6 +118,7 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         text = re.sub(PARAMETERS, as_spans, re.sub(UNWANTED, "", text))
+        text = re.sub(SIGNATURE, with_fewer_spans, text)
         page.write_text(text, encoding="utf-8")
     for unused in [*static.rglob("*.map"), *static.glob("scripts/fontawesome.js*")]:
         unused.unlink(missing_ok=True)
