@@ -316,6 +316,14 @@ def test_other_settings_or_data_are_refused(checkpoint: SimpleNamespace, other, 
         load_checkpoint(other(), checkpoint.path)
 
 
+def test_another_second_half_of_a_large_corpus_is_refused(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "run.safetensors", examples(1500), examples(3000)[1500:]
+    save_checkpoint(Trainer(model(), first + second, config()), path)
+    load_checkpoint(Trainer(model(), first + second, config()), path)
+    with pytest.raises(ValueError, match="checksum"):
+        load_checkpoint(Trainer(model(), first + second[::-1], config()), path)
+
+
 def test_a_model_alone_is_no_checkpoint(tmp_path: Path) -> None:
     save_model(model(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="training"):

@@ -37,17 +37,17 @@ def _check(config: "TransformerConfig") -> None:
 class TransformerConfig:
     """Every size of a Transformer. The defaults are the paper's base (Table 3)."""
 
-    vocab_size: int  # one for both languages and for the output (Sec. 3.4)
+    vocab_size: int  #: one for both languages and for the output (Sec. 3.4)
     d_model: int = 512
     num_heads: int = 8
     d_ff: int = 2048
-    num_layers: int = 6  # in the encoder, and as many in the decoder
-    d_k: int | None = None  # None: d_model / num_heads
-    d_v: int | None = None
+    num_layers: int = 6  #: in the encoder, and as many in the decoder
+    d_k: int | None = None  #: None: d_model / num_heads
+    d_v: int | None = None  #: likewise
     dropout: float = 0.1
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_length: int = 512  # of learned positions; sinusoids have no limit
-    norm_first: bool = False  # True: pre-norm, which is not the paper's
+    max_length: int = 512  #: of learned positions; sinusoids have no limit
+    norm_first: bool = False  #: True: pre-norm, which is not the paper's
     pad_id: int = 0
     bos_id: int = 1
     eos_id: int = 2

@@ -158,7 +158,10 @@ def _read(folder: Path) -> tuple[_Settings, dict[str, Tensor]]:
     for file in (config, weights):
         if not file.exists():
             raise ValueError(_lacks(folder, file.name))
-    settings = json.loads(config.read_text(encoding="utf-8"), object_hook=_Settings)
+    try:
+        settings = _Settings(json.loads(config.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config} holds no JSON object: {error}") from error
     try:
         return settings, load_file(weights)
     except SafetensorError as error:

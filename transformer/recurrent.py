@@ -49,9 +49,9 @@ class AdditiveAttention(nn.Module):
 class RecurrentConfig:
     """Every size of a recurrent translator. Without attention it knows one vector of the source."""
 
-    vocab_size: int  # one for both languages
-    d_model: int = 256  # of word vectors, memory and states; each reading direction has half
-    num_layers: int = 1  # in the encoder, and as many in the decoder
+    vocab_size: int  #: one for both languages
+    d_model: int = 256  #: of word vectors, memory and states; each reading direction has half
+    num_layers: int = 1  #: in the encoder, and as many in the decoder
     attention: bool = True
     dropout: float = 0.1
     pad_id: int = 0

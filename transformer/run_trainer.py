@@ -44,9 +44,9 @@ class RunTrainer(ParallelTrainer):
         self.folder, self.every = folder, settings["every"]
         self.tokenizer = read_tokenizer(folder)
         sizes, config = configs_for(settings, len(self.tokenizer))
-        limit = min(LONGEST, config.max_tokens)
-        train = fitting(self.tokenizer, corpus.train, limit)
-        self.held_out = fitting(self.tokenizer, corpus.validation, limit)
+        self.longest = min(LONGEST, config.max_tokens)
+        train = fitting(self.tokenizer, corpus.train, self.longest)
+        self.held_out = fitting(self.tokenizer, corpus.validation, self.longest)
         self.shown = corpus.validation[:100]
         torch.manual_seed(config.seed)
         super().__init__(Transformer(sizes), train, config, **machine)

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformer.data import Corpus, Tokenizer
 from transformer.parallel import first_before_others, rank_and_size
-from transformer.recipes import LONGEST, configs_for, load_corpus
+from transformer.recipes import configs_for, load_corpus
 from transformer.run_files import draw_curve, open_run, this_machine, write_config
 from transformer.run_models import choose_model, chosen, held_out_loss
 from transformer.run_trainer import RunTrainer
@@ -91,7 +91,8 @@ def _announce(trainer: RunTrainer, settings: dict[str, Any], corpus: Corpus) -> 
     too_long = len(corpus.train) + len(corpus.validation)
     too_long -= len(trainer.examples) + len(trainer.held_out)
     if too_long:
-        print(f"skipped {too_long:,} pairs with more than {LONGEST} tokens on a side")
+        tokens = f"{trainer.longest} tokens on a side"
+        print(f"skipped {too_long:,} pairs with more than {tokens}")
 
 
 def _conclude(trainer: RunTrainer) -> None:

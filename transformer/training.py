@@ -32,10 +32,10 @@ class TrainingConfig:
     """How to train. Adam's settings and the smoothing are the paper's (Sec. 5.3-4)."""
 
     steps: int
-    max_tokens: int = 2000  # a side and batch, padding included
+    max_tokens: int = 2000  #: a side and batch, padding included
     schedule: Literal["paper", "linear"] = "linear"
-    peak_rate: float = 2e-3  # of the linear schedule; the paper's follows from d_model
-    warmup: int = 200
+    peak_rate: float = 2e-3  #: of the linear schedule; the paper's follows from d_model
+    warmup: int = 200  #: steps
     smoothing: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-9
@@ -134,11 +134,12 @@ def save_checkpoint(trainer: Trainer, path: str | Path) -> None:
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """What must not change when a training goes on, in the form that JSON gives it."""
-    first = repr([tuple(example) for example in trainer.examples[:1000]]).encode()
+    examples = trainer.examples
+    some = repr(list(map(tuple, examples[:: len(examples) // 1000 + 1]))).encode()
     settings = {
         "model": asdict(trainer.model.config),
         "training": asdict(trainer.config),
-        "data": {"examples": len(trainer.examples), "checksum": zlib.crc32(first)},
+        "data": {"examples": len(examples), "checksum": zlib.crc32(some)},
     }
     return json.loads(json.dumps(settings))
 
