@@ -220,6 +220,14 @@ def test_the_page_of_the_package_has_every_public_name(name: str) -> None:
         assert f'id="transformer.{name}.{public}"' in text or not (isfunction(thing) or isclass(thing))
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_name_that_a_link_led_to_can_be_read(browser: Browser, address: str, scheme: Any) -> None:
+    url = f"{address}book/package.html#transformer.model.Transformer.attentions"
+    with Visit(browser, url, color_scheme=scheme) as visit:
+        assert visit.page.locator("dt:target a[href*=MultiHeadAttention]").count() == 1
+        assert visit.violations("dt:target") == []
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_figures_and_exercises_are_numbered_in_their_order(name: str) -> None:
     text = (SITE / name).read_text(encoding="utf-8")
