@@ -24,6 +24,7 @@ UNWANTED = "|".join(
 )
 # A long signature's parameters: a list of definitions without a term, which a screen reader cannot announce
 PARAMETERS = r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>'
+# All of a signature, in which each word and each bracket has a span or two of its own
 SIGNATURE = r'(?s)<dt class="sig .*?</dt>'
 INDEX = """<!doctype html>
 <html lang="en">
