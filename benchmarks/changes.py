@@ -21,7 +21,7 @@ from gpu import readable_attention
 from peers import SIZES, SMOOTHING, endless
 from record import Run, processor, provenance
 from side_by_side import captions, interleaved, medians, options, parse, report
-from torch import Tensor
+from torch import Tensor, nn
 from training import MAX_TOKENS, make_batches
 
 import transformer.cached_state
@@ -32,6 +32,7 @@ from transformer.data import Batch
 from transformer.decoding import greedy_decode
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.fused_loss import fused_loss
+from transformer.layers import Dropout
 from transformer.learning import batch_loss
 from transformer.model import Transformer
 from transformer.multi_head import FewRows, StepAttention
@@ -43,6 +44,7 @@ TRAINING = [
     "fused attention",
     "fused Adam",
     "the loss in portions",
+    "dropout from fewer bits",
     "oneDNN where MKL is slow",
 ]
 DECODING = [
@@ -54,6 +56,13 @@ DECODING = [
     "oneDNN where MKL is slow",
 ]
 TOKENS, SOURCE_LENGTH = 64, 20
+
+
+@contextmanager
+def a_number_for_each_coin() -> Iterator[None]:
+    """Dropout as PyTorch has it."""
+    with mock.patch.object(Dropout, "forward", nn.Dropout.forward):
+        yield
 
 
 @contextmanager
@@ -101,6 +110,8 @@ def learning(sizes: TransformerConfig, batches: Sequence[Batch], changes: int) -
             if changes < 1:
                 old.enter_context(readable_attention())
             if changes < 4:
+                old.enter_context(a_number_for_each_coin())
+            if changes < 5:
                 old.enter_context(mkl_alone())
             for batch in batches:
                 adam.zero_grad()

@@ -3,8 +3,8 @@
 Greedy and a beam of 4, one sentence and 32 at a time, 16 to 256 tokens each. The weights are random and no
 sentence ends, so that each gets exactly the tokens that are asked for; the sources have 20. In float32. All
 peers take each case of each round one after the other; a first round warms up. Printed are JSON rows;
---record also writes them into chapters/records/bench_decoding.json. The yardstick is how fast memory is read:
-each token of a single sentence needs all weights once.
+--record also writes them into chapters/records/bench_decoding.json, beside those of other processors. The
+yardstick is how fast memory is read: each token of a single sentence needs all weights once.
 
     python benchmarks/decoding.py [--size base] [--threads 2] [--rounds 5] [--peers ours marian …] [--record]
 """
@@ -18,7 +18,7 @@ from itertools import product
 
 import torch
 from peers import PEERS, SIZES, Peer, about, build
-from record import Run, provenance
+from record import Run, processor, provenance
 from side_by_side import interleaved, medians, options, parse, report, speeds
 from torch import Tensor
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(about(name, peers[name]) | which | speed[name] | {"provenance": origin})
     yardstick = {"peer": "yardstick", "gigabytes_per_second": round(rate / 1e9, 1)}
     rows.append(yardstick | {"provenance": origin})
-    same = {"size": given.size, "threads": given.threads}
+    same = {"processor": processor(), "size": given.size, "threads": given.threads}
     report("decoding", ABOUT, {"source_length": SOURCE_LENGTH}, same, rows, record=given.record)
 
 

@@ -1,7 +1,7 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
 In float32, the weight by row, as a layer has it; with few rows of x also by column and in oneDNN's own
-order. All take each round one after the other; a first round warms up. Then the memory that oneDNN keeps
+order, and with a single one also by a look-up. All take each round one after the other; a first round warms up. Then the memory that oneDNN keeps
 after many numbers of rows, in a process of its own: asked as they come, and as the package asks. Printed are
 JSON rows; --record also writes them into chapters/records/bench_products.json, beside those of other
 processors.
@@ -25,6 +25,7 @@ from side_by_side import in_new_process, interleaved, options, parse, report, re
 from torch import Tensor
 
 import transformer.products
+from transformer.multi_head import FewRows
 from transformer.products import HAS_BOTH, Linear, by_onednn, fixed_linear
 
 ABOUT = "A linear layer by MKL and by oneDNN: billions of operations a second, by shape."
@@ -39,6 +40,10 @@ def ways(weight: Tensor, bias: Tensor | None, rows: int) -> dict[str, Callable[[
     found: dict[str, Callable[[Tensor], Tensor]] = {"mkl": lambda x: F.linear(x, weight, bias)}
     if HAS_BOTH:
         found["onednn"] = lambda x: by_onednn(x, weight, bias)
+    if rows == 1:
+        looking_up = FewRows((weight, bias))
+        looking_up._looks_up = True
+        found["looked_up"] = looking_up
     if HAS_BOTH and rows <= FEW:
         by_column = weight.T.contiguous().T
         found["by_column"] = lambda x: by_onednn(x, by_column, bias)

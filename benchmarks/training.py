@@ -2,7 +2,8 @@
 
 Four batches of about 2,048 target tokens, as long as those of Multi30k, are learned from in turn: loss,
 gradient, a step of Adam. In float32, dropout on. All peers take each round one after the other; a first round
-warms up. Printed are JSON rows; --record also writes them into chapters/records/bench_training.json.
+warms up. Printed are JSON rows; --record also writes them into chapters/records/bench_training.json, beside
+those of other processors.
 
     python benchmarks/training.py [--size base] [--threads 2] [--rounds 5] [--peers ours marian …] [--record]
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 from peers import PEERS, SIZES, SMOOTHING, Peer, about, build
 from products import multiplying, ways
-from record import Run, provenance
+from record import Run, processor, provenance
 from side_by_side import (
     captions,
     in_new_process,
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     yardstick["texts"] = "Multi30k" if os.environ.get("MULTI30K_DIR") else "the fragment"
     rows.append(yardstick | {"provenance": origin})
     settings = {"smoothing": SMOOTHING, "max_tokens": max_tokens, "batches": BATCHES}
-    same = {"size": given.size, "threads": given.threads}
+    same = {"processor": processor(), "size": given.size, "threads": given.threads}
     report("training", ABOUT, settings, same, rows, record=given.record)
 
 

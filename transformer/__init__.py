@@ -103,7 +103,7 @@ from transformer.heads import (
     word_numbers,
     word_weights,
 )
-from transformer.layers import AddAndNorm, DecoderLayer, EncoderLayer, FeedForward, TokenEmbedding
+from transformer.layers import AddAndNorm, DecoderLayer, Dropout, EncoderLayer, FeedForward, TokenEmbedding
 from transformer.learning import (
     batch_loss,
     label_smoothed_loss,
@@ -144,6 +144,7 @@ from transformer.products import (
     by_onednn,
     fixed_linear,
     linear,
+    slow_by_mkl,
     weight_gradient,
 )
 from transformer.recipes import (
@@ -204,6 +205,7 @@ __all__ = [
     "DecoderLayer",
     "DecodingState",
     "DeviceTrainer",
+    "Dropout",
     "Encoder",
     "EncoderDecoder",
     "EncoderLayer",
@@ -328,6 +330,7 @@ __all__ = [
     "settings_for",
     "share_right",
     "sinusoidal_encoding",
+    "slow_by_mkl",
     "soft_lookup",
     "split_by_source",
     "split_heads",

@@ -53,7 +53,8 @@ class _FusedLoss(torch.autograd.Function):
             if for_bias is not None:
                 for_bias += difference.sum(0, dtype=bias.dtype)
         ctx.tokens = len(states)
-        ctx.save_for_backward(torch.cat(for_states).to(states.dtype), for_weight.T, for_bias)
+        by_row = for_weight.T.contiguous()  # as the gradient of an embedding is, which may be added
+        ctx.save_for_backward(torch.cat(for_states).to(states.dtype), by_row, for_bias)
         return sum(losses) / ctx.tokens
 
     @staticmethod

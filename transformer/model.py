@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformer.cached_state import CachedState, StepDecoder
 from transformer.config import TransformerConfig
 from transformer.encoder_decoder import EncoderDecoder
-from transformer.layers import DecoderLayer, EncoderLayer, TokenEmbedding
+from transformer.layers import DecoderLayer, Dropout, EncoderLayer, TokenEmbedding
 from transformer.masking import causal_mask, padding_mask
 from transformer.multi_head import MultiHeadAttention
 from transformer.position import LearnedPositions, SinusoidalPositions
@@ -110,7 +110,7 @@ class Transformer(EncoderDecoder):
         self.config = config
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
         self.positions = _positions(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         _start_weights(self.encoder, self.decoder)
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer.attention import fused_attention, scaled_dot_product_attention
-from transformer.products import Linear, fixed_linear
+from transformer.products import Linear, fixed_linear, slow_by_mkl
 
 __all__ = ["FewRows", "KeyValueCache", "MultiHeadAttention", "StepAttention", "merge_heads", "split_heads"]
 
@@ -138,7 +138,7 @@ class FewRows:
         self.bias = None if biases[0] is None else torch.cat(biases).detach()
         self._every = torch.arange(len(self.table), device=self.table.device)
         self._first = self._every[:1]
-        self._looks_up = self.table.device.type == "cpu" and self.table.dtype == torch.float32
+        self._looks_up = slow_by_mkl(self.table)
 
     @cached_property
     def _multiply(self) -> Callable[[Tensor], Tensor]:

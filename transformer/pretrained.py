@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformer.config import TransformerConfig
 from transformer.data import pad
 from transformer.downloads import fetch
-from transformer.layers import FeedForward
+from transformer.layers import Dropout, FeedForward
 from transformer.masking import padding_mask
 from transformer.model import Encoder, Transformer
 from transformer.multi_head import MultiHeadAttention
@@ -89,7 +89,7 @@ class _BertEmbeddings(nn.Module):
         self.positions = LearnedPositions(config.max_length, config.d_model)
         self.token_types = nn.Embedding(token_types, config.d_model)
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def embed(self, tokens: _Tokens, types: _Tokens | None = None) -> _Vectors:
         """Vectors of word, position and token type, added and normalised."""

@@ -7,7 +7,7 @@ Exported from chapters/96_products.md; edit it there, not here.
 import math
 import platform
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-__all__ = ["HAS_BOTH", "Linear", "MKL_IS_SLOW", "by_onednn", "fixed_linear", "linear", "weight_gradient"]
+__all__ = [
+    "HAS_BOTH",
+    "Linear",
+    "MKL_IS_SLOW",
+    "by_onednn",
+    "fixed_linear",
+    "linear",
+    "slow_by_mkl",
+    "weight_gradient",
+]
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -153,6 +162,11 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def slow_by_mkl(weight: Tensor) -> bool:
+    """Whether products with this weight are better left to somebody else than MKL."""
+    return MKL_IS_SLOW and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
 def fixed_linear(
     weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
 ) -> Callable[[Tensor], Tensor]:
@@ -160,8 +174,9 @@ def fixed_linear(
 
     A large weight in float32 is copied, on a processor by AMD, in the order that oneDNN reads best.
     """
-    on_processor = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if not (MKL_IS_SLOW and on_processor and weight.numel() >= 2**17):
+    if not slow_by_mkl(weight):
+        return partial(F.linear, weight=weight, bias=bias)
+    if weight.numel() < 2**17:
         return lambda x: linear(x, weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     return lambda x: _in_blocks(x, packed, bias) if x.dtype == weight.dtype else linear(x, weight, bias)
