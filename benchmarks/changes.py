@@ -50,7 +50,7 @@ TRAINING = [
 DECODING = [
     "everything anew",
     "a cache",
-    "a single row is looked up",
+    "weights by column, one row looked up",
     "a source absorbs weights",
     "made ready once",
     "oneDNN where MKL is slow",

@@ -1,10 +1,10 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
 In float32, the weight by row, as a layer has it; with few rows of x also by column and in oneDNN's own
-order, and with a single one also by a look-up. All take each round one after the other; a first round warms up. Then the memory that oneDNN keeps
-after many numbers of rows, in a process of its own: asked as they come, and as the package asks. Printed are
-JSON rows; --record also writes them into chapters/records/bench_products.json, beside those of other
-processors.
+order, and with a single one also by a look-up. All take each round one after the other; a first round warms
+up. Then the memory that oneDNN keeps after many numbers of rows, in a process of its own: asked as they come,
+and as the package asks. Printed are JSON rows; --record also writes them into
+chapters/records/bench_products.json, beside those of other processors.
 
     python benchmarks/products.py [--threads 2] [--rounds 5] [--record]
 """
