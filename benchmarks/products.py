@@ -95,7 +95,8 @@ def kept(count: int, in_blocks: bool) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(options(__doc__), arguments)
     began = time.process_time()
-    cases = [(4, 8, 8)] if given.smoke else [(rows, *layer) for rows, layer in product(ROWS, LAYERS)]
+    layers = ((64, 64),) if given.smoke else LAYERS
+    cases = [(rows, *layer) for rows, layer in product((4, 1) if given.smoke else ROWS, layers)]
     work, found = {}, []
     for rows, d_in, d_out in cases:
         x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)

@@ -243,6 +243,7 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert all(row["sentences_per_second"] > 0 for row in rows_of("pipeline.py"))
     products = rows_of("products.py")
     assert all(row["mkl"] > 0 for row in products if "mkl" in row) and "in_blocks" in products[-1]
+    assert [row["rows"] for row in products if row.get("looked_up", 0) > 0] == [1]
     ladders = [row["ladder"] for row in rows_of("changes.py")]
     assert [ladders.count(ladder) for ladder in dict.fromkeys(ladders)] == [6, 6, 6]
 
