@@ -39,18 +39,18 @@ class FeedForward(nn.Sequential):
 class Dropout(nn.Dropout):
     """`nn.Dropout`, at a fraction of its cost on a CPU.
 
-    There 16 random bits decide about a number, and p is rounded to a multiple of 2⁻¹⁶.
+    There 16 random bits decide about a number; p is rounded to a multiple of 2⁻¹⁶.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Each number becomes 0, with probability p, or is divided by 1 - p, in training."""
+        """In training, a number is 0 with probability p, or else divided by 1 - p."""
         lowest = round(self.p * 2**16)  # so many of all values
         on_cpu = input.device.type == "cpu" and not torch.compiler.is_compiling()
         if not (self.training and on_cpu and 0 < lowest < 2**16):
             return super().forward(input)
         count = input.numel()
-        drawn = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[:count].ge_(lowest - 2**15)  # (count,), 0 or 1 each
+        drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = drawn.view(torch.int16)[:count].ge_(lowest - 2**15)  # (count,), 0 or 1
         scale = kept.to(input.dtype).mul_(2**16 / (2**16 - lowest))
         return input * scale.view(input.shape)
 

@@ -55,15 +55,19 @@ def _made_by_amd() -> bool:
 MKL_IS_SLOW = HAS_BOTH and _made_by_amd()
 
 
+def slow_by_mkl(factor: Tensor) -> bool:
+    """Whether products with this factor had better be left to another than MKL."""
+    return MKL_IS_SLOW and factor.device.type == "cpu" and factor.dtype == torch.float32
+
+
 def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
     """Whether oneDNN can be asked, and answers earlier although it begins later."""
     enough = 2**23 if torch.is_grad_enabled() else 2**21  # gradients take some Python of ours
     return (
-        MKL_IS_SLOW
+        slow_by_mkl(x)
+        and x.dtype == other.dtype
         and x.numel() >= 4 * x.shape[-1]  # rows
         and x.numel() * d_out >= enough
-        and x.dtype == other.dtype == torch.float32
-        and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -160,11 +164,6 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling():
             return super().forward(input)
         return linear(input, self.weight, self.bias)
-
-
-def slow_by_mkl(weight: Tensor) -> bool:
-    """Whether products with this weight are better left to somebody else than MKL."""
-    return MKL_IS_SLOW and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def fixed_linear(
