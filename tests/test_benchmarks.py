@@ -19,7 +19,9 @@ from parity import copy_weights
 from torch import nn
 
 from chapters import ROOT
-from transformer.data import Batch
+from transformer.data import Batch, Corpus, Tokenizer
+from transformer.multi_head import MultiHeadAttention
+from transformer.recurrent import AdditiveAttention
 
 sys.path.append(str(ROOT / "benchmarks"))
 peers: Any = importlib.import_module("peers")
@@ -27,6 +29,7 @@ side_by_side: Any = importlib.import_module("side_by_side")
 training: Any = importlib.import_module("training")
 multi30k: Any = importlib.import_module("multi30k")
 multi30k_bpe: Any = importlib.import_module("multi30k_bpe")
+scores: Any = importlib.import_module("scores")
 
 TOY = peers.SIZES["toy"]
 SOURCE = torch.tensor([[7, 40, 3, 299, 12], [5, 6, 77, 123, 11], [250, 9, 9, 31, 4]])
@@ -315,3 +318,51 @@ def test_a_training_on_their_pieces_is_recorded(tmp_path: Path, monkeypatch: pyt
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [entry["validation_loss"] for entry in metrics] + [metrics[-1]["average_loss"]]
     assert row["validation_loss"] == min(losses)
+
+
+def some_words() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Five words that ask seven others, of which the second sentence has only four."""
+    torch.manual_seed(0)
+    asking, asked = (torch.randn(2, n, 16, dtype=torch.float64) for n in (5, 7))
+    return asking, asked, (torch.arange(7) < torch.tensor([[7], [4]]))[:, None, None]
+
+
+def test_unscaled_scores_are_those_of_longer_queries() -> None:
+    asking, asked, mask = some_words()
+    unscaled, ours = scores.Unscaled(16, 4).double(), MultiHeadAttention(16, 4).double()
+    ours.load_state_dict(unscaled.state_dict())
+    for parameter in ours.query.parameters():
+        parameter.data *= 2  # √d_k
+    torch.testing.assert_close(unscaled(asking, asked, asked, mask), ours(asking, asked, asked, mask))
+
+
+def test_additive_scores_are_those_of_the_recurrent_translator() -> None:
+    asking, asked, mask = some_words()
+    additive = scores.Additive(16, 2).double()
+    found, _ = additive(asking, asked, asked, mask)
+    value = scores.split_heads(additive.value(asked), 2)  # (batch, heads, keys, d_v)
+    told = []
+    for head in range(2):
+        rows = slice(8 * head, 8 * head + 8)
+        theirs = AdditiveAttention(8).double()
+        theirs.of_state.load_state_dict({"weight": torch.eye(8), "bias": additive.key.bias[rows]})
+        theirs.score.weight.data = additive.v[head].T
+        keys = asked @ additive.key.weight[rows].T
+        queries = additive.query(asking)[..., rows]
+        told.append([theirs(query, keys, value[:, head], mask[:, 0, 0])[0] for query in queries.unbind(1)])
+    expected = additive.output(torch.cat([torch.stack(words, 1) for words in told], -1))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("score", scores.SCORES)
+def test_every_attention_of_a_model_gets_the_scores(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = []
+    keep = scores.Trainer
+    monkeypatch.setattr(scores, "Trainer", lambda model, *rest: models.append(model) or keep(model, *rest))
+    monkeypatch.setattr(scores, "SETTINGS", scores.SETTINGS | {"steps": 2, "warmup": 1})
+    pairs = [("one two", "eins zwei"), ("two", "zwei")] * 5
+    corpus = Corpus(pairs, pairs, pairs)
+    tokenizer = Tokenizer.train([text for pair in pairs for text in pair], 270)
+    row = scores.run(corpus, tokenizer, score, heads=4, seed=0)
+    assert {type(each) for each in sum(models[0].attentions().values(), [])} == {scores.SCORES[score]}
+    assert row["d_k"] == 32 and 0 < row["surprise"] < 10
