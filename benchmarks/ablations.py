@@ -50,17 +50,22 @@ VARIANTS: dict[str, tuple[str, Run, Run]] = {
 }
 
 
+def taught(model: Transformer, corpus: Any, tokenizer: Tokenizer, seed: int, **changes: Any) -> Transformer:
+    """The model after the training that all variants get, up to these changes, in eval mode."""
+    recipe = {key: SETTINGS[key] for key in ("steps", "max_tokens", "peak_rate", "warmup")}
+    config = TrainingConfig(seed=seed, **{**recipe, **changes})
+    Trainer(model, tokenizer.examples(corpus.train), config).run()
+    return model.eval()
+
+
 def run(corpus: Any, tokenizer: Tokenizer, variant: str, seed: int) -> Run:
     """Train one variant with one seed, and measure it on the validation sentences."""
     row, sizes, training = VARIANTS[variant]
     start = time.process_time()
     torch.manual_seed(seed)
     model = Transformer(TransformerConfig.tiny(len(tokenizer), **sizes))
-    recipe = {key: SETTINGS[key] for key in ("steps", "max_tokens", "peak_rate", "warmup")}
-    config = TrainingConfig(seed=seed, **{**recipe, **training})
-    Trainer(model, tokenizer.examples(corpus.train), config).run()
+    taught(model, corpus, tokenizer, seed, **training)
     seconds = time.process_time() - start
-    model.eval()
     sources, wanted = zip(*corpus.validation, strict=True)
     longest = max(len(tokenizer.encode(text)) for text in wanted) + 5
     said = translate(model, tokenizer, sources, max_length=longest)

@@ -1,7 +1,7 @@
 """Three ways to score a query against a key, at three widths, in a tiny Transformer, after Sec. 3.2.1.
 
 Writes chapters/records/scores.json after each run and skips what is recorded there: stop it and start it
-again as you like. Half a minute to a minute a run on one core, twenty minutes or so in all.
+again as you like. Half a minute to one and a half a run on one core, about half an hour in all.
 
     python benchmarks/scores.py [--seeds 0 1 2]
 """
@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from ablations import SETTINGS
+from ablations import SETTINGS, taught
 from record import RECORDS, Run, load_runs, provenance, save_runs
 from torch import Tensor, nn
 
@@ -26,7 +26,6 @@ from transformer.data import Tokenizer
 from transformer.evaluation import mean_surprise
 from transformer.model import Transformer
 from transformer.multi_head import MultiHeadAttention, merge_heads, split_heads
-from transformer.training import Trainer, TrainingConfig
 
 PATH = RECORDS / "scores.json"
 ABOUT = "Scaled and unscaled dot products and additive scores in a tiny Transformer on the fragment corpus."
@@ -73,10 +72,9 @@ def run(corpus: Any, tokenizer: Tokenizer, score: str, heads: int, seed: int) ->
     torch.manual_seed(seed)
     with patch("transformer.layers.MultiHeadAttention", SCORES[score]):
         model = Transformer(TransformerConfig.tiny(len(tokenizer), num_heads=heads))
-    recipe = {key: SETTINGS[key] for key in ("steps", "max_tokens", "peak_rate", "warmup")}
-    Trainer(model, tokenizer.examples(corpus.train), TrainingConfig(seed=seed, **recipe)).run()
+    taught(model, corpus, tokenizer, seed)
     seconds = time.process_time() - start
-    surprise = mean_surprise(model.eval(), tokenizer.examples(corpus.validation))
+    surprise = mean_surprise(model, tokenizer.examples(corpus.validation))
     return {
         "score": score,
         "heads": heads,

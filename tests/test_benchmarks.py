@@ -24,6 +24,7 @@ from transformer.multi_head import MultiHeadAttention
 from transformer.recurrent import AdditiveAttention
 
 sys.path.append(str(ROOT / "benchmarks"))
+ablations: Any = importlib.import_module("ablations")
 peers: Any = importlib.import_module("peers")
 side_by_side: Any = importlib.import_module("side_by_side")
 training: Any = importlib.import_module("training")
@@ -356,10 +357,9 @@ def test_additive_scores_are_those_of_the_recurrent_translator() -> None:
 
 @pytest.mark.parametrize("score", scores.SCORES)
 def test_every_attention_of_a_model_gets_the_scores(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    models = []
-    keep = scores.Trainer
-    monkeypatch.setattr(scores, "Trainer", lambda model, *rest: models.append(model) or keep(model, *rest))
-    monkeypatch.setattr(scores, "SETTINGS", scores.SETTINGS | {"steps": 2, "warmup": 1})
+    models, teach = [], ablations.taught
+    monkeypatch.setattr(scores, "taught", lambda model, *rest: models.append(model) or teach(model, *rest))
+    monkeypatch.setattr(ablations, "SETTINGS", ablations.SETTINGS | {"steps": 2, "warmup": 1})
     pairs = [("one two", "eins zwei"), ("two", "zwei")] * 5
     corpus = Corpus(pairs, pairs, pairs)
     tokenizer = Tokenizer.train([text for pair in pairs for text in pair], 270)
