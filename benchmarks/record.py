@@ -27,12 +27,14 @@ def _git(*arguments: str) -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """What the processor calls itself. AMD calls several generations the same: their family is added."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:  # not Linux
+        lines = []
+    facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
+    called = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{called}, family {facts['cpu family']}" if "AuthenticAMD" in facts.values() else called
 
 
 def _without_folder(argument: str) -> str:
