@@ -68,7 +68,8 @@ def a_number_for_each_coin() -> Iterator[None]:
 @contextmanager
 def mkl_alone() -> Iterator[None]:
     """All linear layers as PyTorch computes them."""
-    with mock.patch.object(transformer.products, "MKL_IS_SLOW", False):
+    slow = {"MKL_IS_SLOW_WITH_MANY": False, "MKL_IS_SLOW_WITH_FEW": False}
+    with mock.patch.multiple(transformer.products, **slow):
         yield
 
 

@@ -1,10 +1,10 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
 In float32, the weight by row, as a layer has it; with few rows of x also by column and in oneDNN's own
-order, and with a single one also by a look-up. All take each round one after the other; a first round warms
-up. Then the memory that oneDNN keeps after many numbers of rows, in a process of its own: asked as they come,
-and as the package asks. Printed are JSON rows; --record also writes them into
-chapters/records/bench_products.json, beside those of other processors.
+order, and with a single one also by a look-up. Then a layer that learns: the product and both gradients. All
+take each round one after the other; a first round warms up. Last the memory that oneDNN keeps after many
+numbers of rows, in a process of its own: asked as they come, and as the package asks. Printed are JSON rows;
+--record also writes them into chapters/records/bench_products.json, beside those of other processors.
 
     python benchmarks/products.py [--threads 2] [--rounds 5] [--record]
 """
@@ -32,6 +32,7 @@ ABOUT = "A linear layer by MKL and by oneDNN: billions of operations a second, b
 ROWS = (2048, 32, 4, 1)
 FEW = 32  # rows at most, for the other orders
 LAYERS = ((256, 1024), (1024, 256), (256, 8000), (512, 2048), (512, 2064))  # d_in, d_out
+LEARNED = (1980, ((128, 128), (256, 256), (256, 1024), (1024, 256)))  # rows, layers
 WORK = 2**31  # operations of a turn, so that it lasts long enough to be timed
 
 
@@ -47,7 +48,7 @@ def ways(weight: Tensor, bias: Tensor | None, rows: int) -> dict[str, Callable[[
     if HAS_BOTH and rows <= FEW:
         by_column = weight.T.contiguous().T
         found["by_column"] = lambda x: by_onednn(x, by_column, bias)
-        with mock.patch.object(transformer.products, "MKL_IS_SLOW", True):
+        with mock.patch.object(transformer.products, "MKL_IS_SLOW_WITH_FEW", True):
             found["own_order"] = fixed_linear(weight, bias)
     return found
 
@@ -63,6 +64,19 @@ def multiplying(multiply: Callable[[Tensor], Tensor], x: Tensor, times: int) -> 
     return run
 
 
+def learning(onednn: bool, rows: int, d_in: int, d_out: int, times: int) -> Callable[[], None]:
+    """A layer and the gradients of x and of its weights, again and again, to be timed."""
+    layer, x, above = Linear(d_in, d_out), torch.randn(rows, d_in), torch.randn(rows, d_out)
+    wanted = [x.requires_grad_(), *layer.parameters()]
+
+    def run() -> None:
+        with mock.patch.object(transformer.products, "MKL_IS_SLOW_WITH_MANY", onednn):
+            for _ in range(times):
+                torch.autograd.grad(layer(x), wanted, above)
+
+    return run
+
+
 def turns(*shape: int) -> int:
     """How many products are as much as WORK."""
     return max(1, min(5000, WORK // (2 * torch.Size(shape).numel())))
@@ -71,7 +85,7 @@ def turns(*shape: int) -> int:
 def kept(count: int, in_blocks: bool) -> float:
     """By how many MiB the process grows with a layer and its gradients for so many numbers of rows."""
     torch.set_num_threads(1)
-    transformer.products.MKL_IS_SLOW = True
+    transformer.products.MKL_IS_SLOW_WITH_MANY = True
     layer, x, above = Linear(256, 1024), torch.randn(2400, 256), torch.randn(2400, 1024)
     x.requires_grad_(in_blocks)
 
@@ -95,19 +109,27 @@ def kept(count: int, in_blocks: bool) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(options(__doc__), arguments)
     began = time.process_time()
-    layers = ((64, 64),) if given.smoke else LAYERS
-    cases = [(rows, *layer) for rows, layer in product((4, 1) if given.smoke else ROWS, layers)]
+    layers, (many, learned) = LAYERS, LEARNED
+    if given.smoke:
+        layers, (many, learned) = ((64, 64),), (400, ((128, 256),))
+    asked = product((4, 1) if given.smoke else ROWS, layers)
+    cases = [(rows, *layer, False) for rows, layer in asked] + [(many, *layer, True) for layer in learned]
     work, found = {}, []
-    for rows, d_in, d_out in cases:
+    for case in cases:
+        rows, d_in, d_out, learns = case
         x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)
-        for name, multiply in ways(weight, bias, rows).items():
-            work[rows, d_in, d_out, name] = multiplying(multiply, x, turns(rows, d_in, d_out))
+        multiplies = {} if learns else ways(weight, bias, rows)
+        for name, multiply in multiplies.items():
+            work[*case, name] = multiplying(multiply, x, turns(rows, d_in, d_out))
+        for name in ("mkl", "onednn") if learns and HAS_BOTH else ():
+            work[*case, name] = learning(name == "onednn", rows, d_in, d_out, turns(rows, d_in, d_out))
     seconds = interleaved(work, given.rounds)
     origin = provenance(0, time.process_time() - began)
     for case in cases:
-        row: Run = dict(zip(("rows", "d_in", "d_out"), case, strict=True))
+        shape = torch.Size(case[:3])
+        row: Run = dict(zip(("rows", "d_in", "d_out"), shape, strict=True)) | {"learned": case[3]}
         walls = {key[-1]: [each.wall for each in taken] for key, taken in seconds.items() if key[:-1] == case}
-        operations = turns(*case) * 2 * torch.Size(case).numel()
+        operations = turns(*shape) * 2 * shape.numel() * (3 if case[3] else 1)
         row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
         if HAS_BOTH:
             pairs = zip(walls["mkl"], walls["onednn"], strict=True)

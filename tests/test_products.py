@@ -1,6 +1,7 @@
 """Linear layers by the other library: equal up to rounding, wherever they are asked."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,34 @@ from transformer.model import Transformer
 from transformer.products import HAS_BOTH, Linear, fixed_linear, linear
 
 
+@pytest.mark.parametrize(
+    ("words", "family"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n", 26),
+        ("AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", 25),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n", 0),
+        ("", 0),
+    ],
+)
+@pytest.mark.parametrize("on_linux", [True, False])
+def test_the_generation_is_what_the_processor_says(
+    words: str, family: int, on_linux: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "cpuinfo"
+    if on_linux:
+        about.write_text(words)
+    monkeypatch.setattr(transformer.products, "Path", lambda name: about)
+    monkeypatch.setattr("platform.processor", lambda: words)
+    assert transformer.products._family_by_amd() == family
+
+
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor by AMD, whatever this one is."""
+    """As where MKL is slow, wherever this is."""
     if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", True)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", True)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_FEW", True)
 
 
 @pytest.fixture
@@ -146,7 +169,7 @@ def test_a_second_derivative_is_an_error_and_not_wrong() -> None:
         first.sum().backward()
 
 
-@pytest.mark.skipif(not transformer.products.MKL_IS_SLOW, reason="only a processor by AMD asks oneDNN")
+@pytest.mark.usefixtures("onednn")
 def test_the_counter_of_operations_knows_it() -> None:
     layer = Linear(512, 4096)
     with FlopCounterMode(display=False) as counter:
@@ -177,9 +200,9 @@ def test_a_training_is_the_same_up_to_rounding_and_repeats_itself(
     sizes = TransformerConfig(500, d_model=64, num_heads=2, d_ff=256, num_layers=1, dropout=0.0)
     if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", False)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", False)
     usual = steps_of(sizes, loss_of)
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW", True)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", True)
     once, again = steps_of(sizes, loss_of), steps_of(sizes, loss_of)
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(once, usual, strict=True))  # it was asked

@@ -139,7 +139,8 @@ from transformer.pretrained import (
 )
 from transformer.products import (
     HAS_BOTH,
-    MKL_IS_SLOW,
+    MKL_IS_SLOW_WITH_FEW,
+    MKL_IS_SLOW_WITH_MANY,
     Linear,
     by_onednn,
     fixed_linear,
@@ -222,7 +223,8 @@ __all__ = [
     "Linear",
     "MINILM",
     "MINILM_FILES",
-    "MKL_IS_SLOW",
+    "MKL_IS_SLOW_WITH_FEW",
+    "MKL_IS_SLOW_WITH_MANY",
     "MULTI30K",
     "MULTI30K_FILES",
     "Maps",

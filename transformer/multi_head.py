@@ -138,7 +138,7 @@ class FewRows:
         self.bias = None if biases[0] is None else torch.cat(biases).detach()
         self._every = torch.arange(len(self.table), device=self.table.device)
         self._first = self._every[:1]
-        self._looks_up = slow_by_mkl(self.table)
+        self._looks_up = slow_by_mkl(self.table, many=False)
 
     @cached_property
     def _multiply(self) -> Callable[[Tensor], Tensor]:

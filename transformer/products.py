@@ -6,6 +6,7 @@ Exported from chapters/96_products.md; edit it there, not here.
 
 import math
 import platform
+import re
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 __all__ = [
     "HAS_BOTH",
     "Linear",
-    "MKL_IS_SLOW",
+    "MKL_IS_SLOW_WITH_FEW",
+    "MKL_IS_SLOW_WITH_MANY",
     "by_onednn",
     "fixed_linear",
     "linear",
@@ -45,26 +47,29 @@ HAS_BOTH = (  # libraries, and a way to ask oneDNN
 )
 
 
-def _made_by_amd() -> bool:
-    """Whether the processor says so."""
+def _family_by_amd() -> int:
+    """The generation of a processor by AMD, of any other 0."""
     about = Path("/proc/cpuinfo")  # Linux only
     words = about.read_text(encoding="utf-8") if about.exists() else platform.processor()
-    return "AuthenticAMD" in words
+    family = re.search(r"family\s*:?\s*(\d+)", words, re.IGNORECASE)
+    return int(family[1]) if family and "AuthenticAMD" in words else 0
 
 
-MKL_IS_SLOW = HAS_BOTH and _made_by_amd()
+MKL_IS_SLOW_WITH_MANY = HAS_BOTH and _family_by_amd() >= 26  # rows: a model that learns
+MKL_IS_SLOW_WITH_FEW = HAS_BOTH and _family_by_amd() > 0  # rows: a model that writes
 
 
-def slow_by_mkl(factor: Tensor) -> bool:
-    """Whether products with this factor had better be left to another than MKL."""
-    return MKL_IS_SLOW and factor.device.type == "cpu" and factor.dtype == torch.float32
+def slow_by_mkl(factor: Tensor, *, many: bool) -> bool:
+    """Whether many rows, or else few, had better be multiplied with this by another than MKL."""
+    slow = MKL_IS_SLOW_WITH_MANY if many else MKL_IS_SLOW_WITH_FEW
+    return slow and factor.device.type == "cpu" and factor.dtype == torch.float32
 
 
 def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
     """Whether oneDNN can be asked, and answers earlier although it begins later."""
     enough = 2**23 if torch.is_grad_enabled() else 2**21  # gradients take some Python of ours
     return (
-        slow_by_mkl(x)
+        slow_by_mkl(x, many=True)
         and x.dtype == other.dtype
         and x.numel() >= 4 * x.shape[-1]  # rows
         and x.numel() * d_out >= enough
@@ -94,7 +99,7 @@ def _in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _tell_the_counter(formula: Callable[..., int]) -> Callable[..., int]:
     """Let it count `by_onednn` by this formula, unless it has one."""
-    if MKL_IS_SLOW and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    if HAS_BOTH and torch.ops.mkldnn._linear_pointwise not in flop_registry:
         register_flop_formula(torch.ops.mkldnn._linear_pointwise)(formula)
     return formula
 
@@ -147,7 +152,7 @@ def linear(
     """x Wᵀ + b like `F.linear`, up to rounding, by the faster of PyTorch's libraries.
 
     Gradients can be taken once, not of gradients, where oneDNN is asked: for large products in
-    float32, on a processor by AMD.
+    float32, on a processor with which MKL is slow.
     """
     if not _goes_to_onednn(x, weight, len(weight)):
         return F.linear(x, weight, bias)
@@ -173,7 +178,7 @@ def fixed_linear(
 
     A large weight in float32 is copied, on a processor by AMD, in the order that oneDNN reads best.
     """
-    if not slow_by_mkl(weight):
+    if not slow_by_mkl(weight, many=False):
         return partial(F.linear, weight=weight, bias=bias)
     if weight.numel() < 2**17:
         return lambda x: linear(x, weight, bias)
