@@ -55,6 +55,7 @@ bench: test-bench ## measure the package beside other implementations, for about
 	@.venv-bench/bin/python benchmarks/growth.py --record
 	@.venv-bench/bin/python benchmarks/pipeline.py --record
 	@.venv-bench/bin/python benchmarks/products.py --record
+	@.venv-bench/bin/python benchmarks/products.py --threads 2 --record
 	@.venv-bench/bin/python benchmarks/changes.py --rounds 3 --record
 	@.venv-bench/bin/python benchmarks/book.py --record
 
