@@ -26,6 +26,7 @@ from transformer.recurrent import AdditiveAttention
 sys.path.append(str(ROOT / "benchmarks"))
 ablations: Any = importlib.import_module("ablations")
 peers: Any = importlib.import_module("peers")
+records: Any = importlib.import_module("record")
 side_by_side: Any = importlib.import_module("side_by_side")
 training: Any = importlib.import_module("training")
 multi30k: Any = importlib.import_module("multi30k")
@@ -216,6 +217,25 @@ def rows_of(script: str, *options: str) -> list[dict[str, Any]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMER_CHECK_SHAPES": "0"}
     done = subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True, text=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel name\t: AMD EPYC\n", "AMD EPYC, family 26"),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel name\t: Intel Xeon\n", "Intel Xeon"),
+        ("", "something else"),
+    ],
+)
+def test_a_record_tells_generations_of_one_name_apart(
+    words: str, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "cpuinfo"
+    if words:
+        about.write_text(words)
+    monkeypatch.setattr(records, "Path", lambda name: about)
+    monkeypatch.setattr("platform.processor", lambda: "something else")
+    assert records.processor() == called
 
 
 @pytest.mark.parametrize("script", ["training.py", "decoding.py"])
