@@ -16,6 +16,7 @@ from transformer.data import Batch
 from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss
 from transformer.model import Transformer
+from transformer.multi_head import FewRows
 from transformer.products import HAS_BOTH, Linear, fixed_linear, linear
 
 
@@ -150,6 +151,24 @@ def test_a_weight_that_stays_is_laid_out_once(bias: bool, asked: list[tuple[Any,
     exact = torch.randn(5, 512, dtype=torch.float64)
     weight = torch.randn(256, 512, dtype=torch.float64)
     torch.testing.assert_close(fixed_linear(weight)(exact), F.linear(exact, weight))
+
+
+def test_a_model_that_learns_and_one_that_writes_may_be_answered_differently(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an older processor by AMD: MKL is slow with few rows, and not with many."""
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", False)
+    layer, x = Linear(512, 1024), torch.randn(64, 512)
+    layer(x).sum().backward()
+    assert not asked
+    with torch.no_grad():
+        layer(x)
+        assert not asked
+        fixed_linear(layer.weight)(x)
+    assert {layout for *_, layout in asked} == {torch._mkldnn}
+    assert FewRows((layer.weight, layer.bias))._looks_up
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_FEW", False)
+    assert not FewRows((layer.weight, layer.bias))._looks_up
 
 
 @pytest.mark.usefixtures("onednn")
