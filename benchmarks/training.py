@@ -70,12 +70,21 @@ def products(edge: int) -> dict[str, Callable[[], None]]:
 
 
 def memory(name: str, sizes: TransformerConfig, threads: int, batches: list[tuple[list, list]]) -> Run:
-    """The peak memory of a step on each batch, and what Python and PyTorch took before."""
+    """The peak memory of a step on each batch, what Python and PyTorch took before, and what asking costs.
+
+    `system_share` is the share of the processor's time in which the system works for us, once more on each
+    batch: nearly all of it hands out memory.
+    """
     torch.set_num_threads(threads)
     start = resident()
     peers, _ = build([name], sizes, "loss")
-    learning(peers[name], [Batch(*map(torch.tensor, sides)) for sides in batches])()
-    return {"start_mib": round(start), "peak_mib": round(resident())}
+    learn = learning(peers[name], [Batch(*map(torch.tensor, sides)) for sides in batches])
+    learn()
+    peak, before = resident(), os.times()
+    learn()
+    system, user = os.times().system - before.system, os.times().user - before.user
+    share = round(system / (system + user), 3)
+    return {"start_mib": round(start), "peak_mib": round(peak), "system_share": share}
 
 
 def work_of(sizes: TransformerConfig, batches: Sequence[Batch]) -> int:
