@@ -15,6 +15,7 @@ process of its own.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 
@@ -80,9 +81,10 @@ def memory(name: str, sizes: TransformerConfig, threads: int, batches: list[tupl
     peers, _ = build([name], sizes, "loss")
     learn = learning(peers[name], [Batch(*map(torch.tensor, sides)) for sides in batches])
     learn()
-    peak, before = resident(), os.times()
+    peak, before = resident(), resource.getrusage(resource.RUSAGE_SELF)
     learn()
-    system, user = os.times().system - before.system, os.times().user - before.user
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    system, user = after.ru_stime - before.ru_stime, after.ru_utime - before.ru_utime
     share = round(system / (system + user), 3)
     return {"start_mib": round(start), "peak_mib": round(peak), "system_share": share}
 
