@@ -32,7 +32,9 @@ ABOUT = "A linear layer by MKL and by oneDNN: billions of operations a second, b
 ROWS = (2048, 32, 4, 1)
 FEW = 32  # rows at most, for the other orders
 LAYERS = ((256, 1024), (1024, 256), (256, 8000), (512, 2048), (512, 2064))  # d_in, d_out
-LEARNED = (1980, ((128, 128), (256, 256), (256, 1024), (1024, 256)))  # rows, layers
+LEARNED = ((128, 128), (256, 256), (256, 1024), (1024, 256))  # the layers that learn
+BATCH = 1980  # rows, from which they learn
+LIBRARIES = ("mkl", "onednn") if HAS_BOTH else ("mkl",)
 WORK = 2**31  # operations of a turn, so that it lasts long enough to be timed
 
 
@@ -77,6 +79,15 @@ def learning(onednn: bool, rows: int, d_in: int, d_out: int, times: int) -> Call
     return run
 
 
+def runs(learned: bool, rows: int, d_in: int, d_out: int) -> dict[str, Callable[[], None]]:
+    """All ways to compute a case, to be timed."""
+    times = turns(rows, d_in, d_out)
+    if learned:
+        return {name: learning(name == "onednn", rows, d_in, d_out, times) for name in LIBRARIES}
+    x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)
+    return {name: multiplying(by, x, times) for name, by in ways(weight, bias, rows).items()}
+
+
 def turns(*shape: int) -> int:
     """How many products are as much as WORK."""
     return max(1, min(5000, WORK // (2 * torch.Size(shape).numel())))
@@ -109,33 +120,25 @@ def kept(count: int, in_blocks: bool) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(options(__doc__), arguments)
     began = time.process_time()
-    layers, (many, learned) = LAYERS, LEARNED
-    if given.smoke:
-        layers, (many, learned) = ((64, 64),), (400, ((128, 256),))
-    asked = product((4, 1) if given.smoke else ROWS, layers)
-    cases = [(rows, *layer, False) for rows, layer in asked] + [(many, *layer, True) for layer in learned]
-    work, found = {}, []
-    for case in cases:
-        rows, d_in, d_out, learns = case
-        x, weight, bias = torch.randn(rows, d_in), torch.randn(d_out, d_in), torch.randn(d_out)
-        multiplies = {} if learns else ways(weight, bias, rows)
-        for name, multiply in multiplies.items():
-            work[*case, name] = multiplying(multiply, x, turns(rows, d_in, d_out))
-        for name in ("mkl", "onednn") if learns and HAS_BOTH else ():
-            work[*case, name] = learning(name == "onednn", rows, d_in, d_out, turns(rows, d_in, d_out))
-    seconds = interleaved(work, given.rounds)
+    layers, learned, batch = (((64, 64),), ((128, 256),), 400) if given.smoke else (LAYERS, LEARNED, BATCH)
+    cases = [(False, rows, *layer) for rows, layer in product((4, 1) if given.smoke else ROWS, layers)]
+    cases += [(True, batch, *layer) for layer in learned]
+    found: list[Run] = []
+    seconds = interleaved(
+        {(*case, name): run for case in cases for name, run in runs(*case).items()}, given.rounds
+    )
     origin = provenance(0, time.process_time() - began)
     for case in cases:
-        shape = torch.Size(case[:3])
-        row: Run = dict(zip(("rows", "d_in", "d_out"), shape, strict=True)) | {"learned": case[3]}
+        learns, shape = case[0], torch.Size(case[1:])
+        row: Run = dict(zip(("rows", "d_in", "d_out"), shape, strict=True)) | {"learned": learns}
         walls = {key[-1]: [each.wall for each in taken] for key, taken in seconds.items() if key[:-1] == case}
-        operations = turns(*shape) * 2 * shape.numel() * (3 if case[3] else 1)
+        operations = turns(*shape) * 2 * shape.numel() * (3 if learns else 1)
         row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
         if HAS_BOTH:
             pairs = zip(walls["mkl"], walls["onednn"], strict=True)
             row["ratio"] = round(median(a / b for a, b in pairs), 3)
         found.append(row | {"provenance": origin})
-    if HAS_BOTH:
+    if HAS_BOTH and given.threads == 1:  # the memory does not depend on it
         count = 10 if given.smoke else 800
         for in_blocks in (False, True):
             mib = round(in_new_process(kept, count, in_blocks))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from transformer.files import write_whole
+from transformer.products import _family_by_amd
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "chapters" / "records"
@@ -30,11 +31,11 @@ def processor() -> str:
     """What the processor calls itself. AMD calls several generations the same: their family is added."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
-    called = facts.get("model name") or platform.processor() or platform.machine()
-    return f"{called}, family {facts['cpu family']}" if "AuthenticAMD" in facts.values() else called
+        called = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        called = platform.processor() or platform.machine()
+    family = _family_by_amd()
+    return f"{called}, family {family}" if family else called
 
 
 def _without_folder(argument: str) -> str:

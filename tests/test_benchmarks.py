@@ -18,6 +18,7 @@ import torch
 from parity import copy_weights
 from torch import nn
 
+import transformer.products
 from chapters import ROOT
 from transformer.data import Batch, Corpus, Tokenizer
 from transformer.multi_head import MultiHeadAttention
@@ -233,7 +234,8 @@ def test_a_record_tells_generations_of_one_name_apart(
     about = tmp_path / "cpuinfo"
     if words:
         about.write_text(words)
-    monkeypatch.setattr(records, "Path", lambda name: about)
+    for module in (records, transformer.products):
+        monkeypatch.setattr(module, "Path", lambda name: about)
     monkeypatch.setattr("platform.processor", lambda: "something else")
     assert records.processor() == called
 
