@@ -1,8 +1,9 @@
 """A linear layer by MKL and by oneDNN: billions of operations a second, in several shapes.
 
 In float32, the weight by row, as a layer has it; with few rows of x also by column and in oneDNN's own
-order, and with a single one also by a look-up. Then a layer that learns: the product and both gradients. All
-take each round one after the other; a first round warms up. Last the memory that oneDNN keeps after many
+order, and with a single one also by a look-up. Then a layer that learns: the product and both gradients. Then
+all matrices that a token of the small model needs, one after another, multiplied and looked up. All take each
+round one after the other; a first round warms up. Last the memory that oneDNN keeps after many
 numbers of rows, in a process of its own: asked as they come, and as the package asks. Printed are JSON rows;
 --record also writes them into chapters/records/bench_products.json, beside those of other processors.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from statistics import median
 from unittest import mock
@@ -34,6 +36,8 @@ FEW = 32  # rows at most, for the other orders
 LAYERS = ((256, 1024), (1024, 256), (256, 8000), (512, 2048), (512, 2064))  # d_in, d_out
 LEARNED = ((128, 128), (256, 256), (256, 1024), (1024, 256))  # the layers that learn
 BATCH = 1980  # rows, from which they learn
+OF_A_LAYER = ((256, 768), (256, 256), (256, 80), (80, 256), (256, 1024), (1024, 256))  # a source of 20 tokens
+OF_A_TOKEN = (*OF_A_LAYER * 3, (256, 8000))
 LIBRARIES = ("mkl", "onednn") if HAS_BOTH else ("mkl",)
 WORK = 2**31  # operations of a turn, so that it lasts long enough to be timed
 
@@ -88,6 +92,22 @@ def runs(learned: bool, rows: int, d_in: int, d_out: int) -> dict[str, Callable[
     return {name: multiplying(by, x, times) for name, by in ways(weight, bias, rows).items()}
 
 
+def token_by_token(layers: Sequence[tuple[int, int]], times: int) -> dict[str, Callable[[], None]]:
+    """All products that a token of one sentence needs, again and again, to be timed."""
+    asked = [(torch.randn(1, d_in), torch.randn(d_out, d_in), torch.randn(d_out)) for d_in, d_out in layers]
+    ready = [(FewRows((weight, bias)), x) for x, weight, bias in asked]
+
+    def run(looks_up: bool) -> None:
+        for few, _ in ready:
+            few._looks_up = looks_up
+        with torch.inference_mode():
+            for _ in range(times):
+                for few, x in ready:
+                    few(x)
+
+    return {name: partial(run, name == "looked_up") for name in ("mkl", "looked_up")}
+
+
 def turns(*shape: int) -> int:
     """How many products are as much as WORK."""
     return max(1, min(5000, WORK // (2 * torch.Size(shape).numel())))
@@ -123,10 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layers, learned, batch = (((64, 64),), ((128, 256),), 400) if given.smoke else (LAYERS, LEARNED, BATCH)
     cases = [(False, rows, *layer) for rows, layer in product((4, 1) if given.smoke else ROWS, layers)]
     cases += [(True, batch, *layer) for layer in learned]
+    of_a_token, tokens = ((64, 64),) if given.smoke else OF_A_TOKEN, 100
     found: list[Run] = []
-    seconds = interleaved(
-        {(*case, name): run for case in cases for name, run in runs(*case).items()}, given.rounds
-    )
+    work = {(*case, name): run for case in cases for name, run in runs(*case).items()}
+    work |= {("token", name): run for name, run in token_by_token(of_a_token, tokens).items()}
+    seconds = interleaved(work, given.rounds)
     origin = provenance(0, time.process_time() - began)
     for case in cases:
         learns, shape = case[0], torch.Size(case[1:])
@@ -138,6 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs = zip(walls["mkl"], walls["onednn"], strict=True)
             row["ratio"] = round(median(a / b for a, b in pairs), 3)
         found.append(row | {"provenance": origin})
+    row = {"layers": len(of_a_token), "provenance": origin}
+    operations = tokens * 2 * sum(d_in * d_out for d_in, d_out in of_a_token)
+    walls = {name: [each.wall for each in seconds["token", name]] for name in ("mkl", "looked_up")}
+    row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
+    row["ratio"] = round(median(a / b for a, b in zip(*walls.values(), strict=True)), 3)
+    found.append(row)
     if HAS_BOTH and given.threads == 1:  # the memory does not depend on it
         count = 10 if given.smoke else 800
         for in_blocks in (False, True):

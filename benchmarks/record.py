@@ -28,14 +28,17 @@ def _git(*arguments: str) -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself. AMD calls several generations the same: their family is added."""
+    """What the processor calls itself. AMD calls several generations the same: theirs is added."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         called = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         called = platform.processor() or platform.machine()
     family = _family_by_amd()
-    return f"{called}, family {family}" if family else called
+    if not family:
+        return called
+    zen_3_or_4 = "Zen 4" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "Zen 3"
+    return f"{called}, " + {25: zen_3_or_4, 26: "Zen 5"}.get(family, f"family {family}")
 
 
 def _without_folder(argument: str) -> str:

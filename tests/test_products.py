@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import transformer.products
@@ -46,8 +46,8 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where MKL is slow, wherever this is."""
     if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", True)
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_FEW", True)
+    for rows in ("ONE", "FEW", "MANY"):
+        monkeypatch.setattr(transformer.products, f"MKL_IS_SLOW_WITH_{rows}", True)
 
 
 @pytest.fixture
@@ -166,9 +166,22 @@ def test_a_model_that_learns_and_one_that_writes_may_be_answered_differently(
         assert not asked
         fixed_linear(layer.weight)(x)
     assert {layout for *_, layout in asked} == {torch._mkldnn}
-    assert FewRows((layer.weight, layer.bias))._looks_up
-    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_FEW", False)
-    assert not FewRows((layer.weight, layer.bias))._looks_up
+
+
+def test_a_single_row_is_looked_up_multiplied_or_among_others(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The three ways of few rows; an AMD without instructions for sixteen numbers takes the last two."""
+    looked_up, look_up = [], torch.embedding_bag
+    monkeypatch.setattr(torch, "embedding_bag", lambda *args: looked_up.append(1) or look_up(*args))
+    layer, x = nn.Linear(512, 1024), torch.randn(5, 512)
+    for slow_with_one in (True, False):
+        monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_ONE", slow_with_one)
+        few = FewRows((layer.weight, layer.bias))
+        torch.testing.assert_close(few(x[:1]), layer(x[:1]))
+        assert len(looked_up) == 1 and not asked
+    torch.testing.assert_close(few(x), layer(x))
+    assert len(looked_up) == 1 and {layout for *_, layout in asked} == {torch._mkldnn}
 
 
 @pytest.mark.usefixtures("onednn")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -138,7 +139,7 @@ class FewRows:
         self.bias = None if biases[0] is None else torch.cat(biases).detach()
         self._every = torch.arange(len(self.table), device=self.table.device)
         self._first = self._every[:1]
-        self._looks_up = slow_by_mkl(self.table, many=False)
+        self._looks_up = slow_by_mkl(self.table, "one")
 
     @cached_property
     def _multiply(self) -> Callable[[Tensor], Tensor]:
@@ -146,8 +147,10 @@ class FewRows:
 
     def __call__(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows widths"]:
         """What the layers make of x, side by side."""
-        if x.shape[0] != 1 or x.dtype != self.table.dtype or not self._looks_up:
+        if x.shape[0] != 1 or x.dtype != self.table.dtype:
             return self._multiply(x)
+        if not self._looks_up:
+            return F.linear(x, self.table.T, self.bias)
         found = torch.embedding_bag(  # every row of the table, weighted, from the first on
             self.table, self._every, self._first, False, 0, False, x.view(-1)
         )[0]  # (1, widths)

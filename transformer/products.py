@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ __all__ = [
     "Linear",
     "MKL_IS_SLOW_WITH_FEW",
     "MKL_IS_SLOW_WITH_MANY",
+    "MKL_IS_SLOW_WITH_ONE",
     "by_onednn",
     "fixed_linear",
     "linear",
@@ -55,21 +56,24 @@ def _family_by_amd() -> int:
     return int(family[1]) if family and "AuthenticAMD" in words else 0
 
 
-MKL_IS_SLOW_WITH_MANY = HAS_BOTH and _family_by_amd() >= 26  # rows: a model that learns
-MKL_IS_SLOW_WITH_FEW = HAS_BOTH and _family_by_amd() > 0  # rows: a model that writes
+_FAMILY = _family_by_amd()
+_SIXTEEN = torch.backends.cpu.get_cpu_capability() == "AVX512"  # numbers at once
+MKL_IS_SLOW_WITH_MANY = HAS_BOTH and _FAMILY >= 26  # rows: a model that learns
+MKL_IS_SLOW_WITH_FEW = HAS_BOTH and _FAMILY > 0  # rows: a model that writes side by side
+MKL_IS_SLOW_WITH_ONE = MKL_IS_SLOW_WITH_FEW and _SIXTEEN  # row: a model that writes a sentence
 
 
-def slow_by_mkl(factor: Tensor, *, many: bool) -> bool:
-    """Whether many rows, or else few, had better be multiplied with this by another than MKL."""
-    slow = MKL_IS_SLOW_WITH_MANY if many else MKL_IS_SLOW_WITH_FEW
-    return slow and factor.device.type == "cpu" and factor.dtype == torch.float32
+def slow_by_mkl(factor: Tensor, rows: Literal["one", "few", "many"]) -> bool:
+    """Whether so many rows had better be multiplied with this by another than MKL."""
+    slow = {"one": MKL_IS_SLOW_WITH_ONE, "few": MKL_IS_SLOW_WITH_FEW, "many": MKL_IS_SLOW_WITH_MANY}
+    return slow[rows] and factor.device.type == "cpu" and factor.dtype == torch.float32
 
 
 def _goes_to_onednn(x: Tensor, other: Tensor, d_out: int) -> bool:
     """Whether oneDNN can be asked, and answers earlier although it begins later."""
     enough = 2**23 if torch.is_grad_enabled() else 2**21  # gradients take some Python of ours
     return (
-        slow_by_mkl(x, many=True)
+        slow_by_mkl(x, "many")
         and x.dtype == other.dtype
         and x.numel() >= 4 * x.shape[-1]  # rows
         and x.numel() * d_out >= enough
@@ -178,7 +182,7 @@ def fixed_linear(
 
     A large weight in float32 is copied, on a processor by AMD, in the order that oneDNN reads best.
     """
-    if not slow_by_mkl(weight, many=False):
+    if not slow_by_mkl(weight, "few"):
         return partial(F.linear, weight=weight, bias=bias)
     if weight.numel() < 2**17:
         return lambda x: linear(x, weight, bias)
