@@ -46,8 +46,8 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where MKL is slow, wherever this is."""
     if not HAS_BOTH:
         pytest.skip("this build of PyTorch has no oneDNN")
-    for rows in ("ONE", "FEW", "MANY"):
-        monkeypatch.setattr(transformer.products, f"MKL_IS_SLOW_WITH_{rows}", True)
+    for slow in ("MKL_IS_SLOW_WITH_ONE", "MKL_IS_SLOW_WITH_FEW", "MKL_IS_SLOW_WITH_MANY", "_SIXTEEN"):
+        monkeypatch.setattr(transformer.products, slow, True)
 
 
 @pytest.fixture
@@ -165,6 +165,18 @@ def test_a_model_that_learns_and_one_that_writes_may_be_answered_differently(
         layer(x)
         assert not asked
         fixed_linear(layer.weight)(x)
+    assert {layout for *_, layout in asked} == {torch._mkldnn}
+
+
+def test_only_a_large_table_is_worth_a_copy_without_instructions_for_sixteen_numbers(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformer.products, "_SIXTEEN", False)
+    monkeypatch.setattr(transformer.products, "MKL_IS_SLOW_WITH_MANY", False)
+    x, of_a_layer, of_the_vocabulary = torch.randn(4, 256), torch.randn(1024, 256), torch.randn(8000, 256)
+    fixed_linear(of_a_layer)(x)
+    assert not asked
+    fixed_linear(of_the_vocabulary)(x)
     assert {layout for *_, layout in asked} == {torch._mkldnn}
 
 

@@ -184,7 +184,7 @@ def fixed_linear(
     """
     if not slow_by_mkl(weight, "few"):
         return partial(F.linear, weight=weight, bias=bias)
-    if weight.numel() < 2**17:
+    if weight.numel() < (2**17 if _SIXTEEN else 2**20):
         return lambda x: linear(x, weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     return lambda x: _in_blocks(x, packed, bias) if x.dtype == weight.dtype else linear(x, weight, bias)
