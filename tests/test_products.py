@@ -1,5 +1,8 @@
 """Linear layers by the other library: equal up to rounding, wherever they are asked."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,13 @@ def test_only_a_large_table_is_worth_a_copy_without_instructions_for_sixteen_num
     assert not asked
     fixed_linear(of_the_vocabulary)(x)
     assert {layout for *_, layout in asked} == {torch._mkldnn}
+
+
+def test_no_row_is_looked_up_without_instructions_for_sixteen_numbers() -> None:
+    asking = "import transformer.products; print(transformer.products.MKL_IS_SLOW_WITH_ONE)"
+    without = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}
+    said = subprocess.run([sys.executable, "-c", asking], env=without, capture_output=True, text=True)
+    assert said.stdout == "False\n", said.stderr
 
 
 def test_a_single_row_is_looked_up_multiplied_or_among_others(
