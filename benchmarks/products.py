@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from record import Run, processor, provenance
-from side_by_side import in_new_process, interleaved, options, parse, report, resident
+from side_by_side import Seconds, in_new_process, interleaved, options, parse, report, resident
 from torch import Tensor
 
 import transformer.products
@@ -108,6 +108,16 @@ def token_by_token(layers: Sequence[tuple[int, int]], times: int) -> dict[str, C
     return {name: partial(run, name == "looked_up") for name in ("mkl", "looked_up")}
 
 
+def compared(taken: Mapping[str, Sequence[Seconds]], other: str, operations: int) -> Run:
+    """Billions of operations a second of each way, and how many times as fast as MKL the other one is."""
+    walls = {name: [each.wall for each in times] for name, times in taken.items()}
+    row: Run = {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
+    if other in walls:
+        pairs = zip(walls["mkl"], walls[other], strict=True)
+        row["ratio"] = round(median(a / b for a, b in pairs), 3)
+    return row
+
+
 def turns(*shape: int) -> int:
     """How many products are as much as WORK."""
     return max(1, min(5000, WORK // (2 * torch.Size(shape).numel())))
@@ -152,19 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case in cases:
         learns, shape = case[0], torch.Size(case[1:])
         row: Run = dict(zip(("rows", "d_in", "d_out"), shape, strict=True)) | {"learned": learns}
-        walls = {key[-1]: [each.wall for each in taken] for key, taken in seconds.items() if key[:-1] == case}
+        taken = {key[-1]: times for key, times in seconds.items() if key[:-1] == case}
         operations = turns(*shape) * 2 * shape.numel() * (3 if learns else 1)
-        row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
-        if HAS_BOTH:
-            pairs = zip(walls["mkl"], walls["onednn"], strict=True)
-            row["ratio"] = round(median(a / b for a, b in pairs), 3)
-        found.append(row | {"provenance": origin})
-    row = {"layers": len(of_a_token), "provenance": origin}
+        found.append(row | compared(taken, "onednn", operations) | {"provenance": origin})
+    taken = {name: seconds["token", name] for name in ("mkl", "looked_up")}
     operations = tokens * 2 * sum(d_in * d_out for d_in, d_out in of_a_token)
-    walls = {name: [each.wall for each in seconds["token", name]] for name in ("mkl", "looked_up")}
-    row |= {name: round(operations / median(wall) / 1e9, 1) for name, wall in walls.items()}
-    row["ratio"] = round(median(a / b for a, b in zip(*walls.values(), strict=True)), 3)
-    found.append(row)
+    row = {"layers": len(of_a_token)} | compared(taken, "looked_up", operations)
+    found.append(row | {"provenance": origin})
     if HAS_BOTH and given.threads == 1:  # the memory does not depend on it
         count = 10 if given.smoke else 800
         for in_blocks in (False, True):
