@@ -1,6 +1,7 @@
 """The built site in a real browser: every page, light and dark, wide and narrow (`make test-site`)."""
 
 import importlib
+import io
 import re
 import shutil
 from inspect import isclass, isfunction
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 from visit import Visit
 
@@ -30,6 +33,14 @@ STICKING_OUT = """() => [...document.querySelectorAll("body *")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
     .filter(e => !e.closest("pre, svg, table, dialog, .cell_output, .katex"))
     .map(e => e.outerHTML.slice(0, 100))"""
+# Words too small to read, in a drawing that shrinks with the page
+TINY = """() => [...document.querySelectorAll(".bd-article svg text")].filter(e => e.checkVisibility())
+    .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
+    .filter(e => {
+        const {a, b} = e.getScreenCTM(), size = parseFloat(getComputedStyle(e).fontSize);
+        return size * Math.hypot(a, b) < 7;
+    })
+    .map(e => e.textContent)"""
 # How much of the page has moved by itself since it began to load, and what
 SHIFTS = """async () => {
     await document.fonts.ready;
@@ -52,6 +63,27 @@ REACHABLE = """() => [...document.querySelectorAll("pre, .pst-scrollable-table-c
 DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)")]
     .filter(e => !e.closest("svg svg, [aria-hidden=true], .toggle-button, button"))
     .map(e => e.getAttribute("alt") ?? e.getAttribute("aria-label") ?? "")"""
+# Words in drawings and in cells that a weight colours: their place in the drawing and their paint
+WORDS = ".bd-article :is(svg text, svg tspan, .weight)"
+DRAWINGS = """words => [...document.querySelectorAll(".bd-article :is(svg, table)")].map(drawing => {
+    const {left, top} = drawing.getBoundingClientRect();
+    const seen = [...drawing.querySelectorAll(words)]
+        .filter(e => e.checkVisibility({visibilityProperty: true}))
+        .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+    return {box: drawing.getBoundingClientRect(), words: seen.map(e => {
+        const box = e.getBoundingClientRect(), {color, fill, fillOpacity} = getComputedStyle(e);
+        const [red, green, blue, alpha = 1] = (e.closest("svg") ? fill : color).match(/[\\d.]+/g).map(Number);
+        let opacity = alpha * fillOpacity;
+        for (let part = e; part !== drawing; part = part.parentElement)
+            opacity *= getComputedStyle(part).opacity;
+        return {
+            text: e.textContent,
+            box: [box.left - left, box.top - top, box.right - left, box.bottom - top],
+            paint: [red, green, blue],
+            opacity,
+        };
+    })};
+}).filter(drawing => drawing.words.length)"""
 # Where the keyboard is: the place in the page's order, whether one sees it, and whether it is marked
 FOCUS = """() => {
     const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
@@ -64,6 +96,35 @@ FOCUS = """() => {
         marked: style.outlineStyle !== "none" || style.boxShadow !== "none",
     };
 }"""
+
+
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two colours with parts from 0 to 255 (WCAG 2.2)."""
+    parts = np.stack([one, other]) / 255
+    parts = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(parts @ [0.2126, 0.7152, 0.0722])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def weak_words(page: Page) -> list[str]:
+    """Words in drawings with too little contrast; a picture of the drawing without them shows what is behind.
+
+    Axe says nothing of these. The window is made as tall as the page, and a place in it is one on the page.
+    """
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({"width": WIDE, "height": height})
+    page.evaluate(SETTLED)
+    drawings = page.evaluate(DRAWINGS, WORDS)
+    page.add_style_tag(content=f"{WORDS} {{ fill: transparent !important; color: transparent !important; }}")
+    weak = []
+    for drawing in drawings:
+        picture = Image.open(io.BytesIO(page.screenshot(clip=drawing["box"]))).convert("RGB")
+        for word in drawing["words"]:
+            behind = np.median(np.asarray(picture.crop(word["box"])), axis=(0, 1))
+            paint = word["opacity"] * np.array(word["paint"]) + (1 - word["opacity"]) * behind
+            if (ratio := contrast(paint, behind)) < 4.5:
+                weak.append(f"{word['text']}: {ratio:.1f}")
+    return weak
 
 
 def weight(asked: list[str], home: str) -> int:
@@ -80,6 +141,7 @@ def check_layout(page: Page, width: int) -> None:
     page.evaluate(SETTLED)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(STICKING_OUT) == []
+    assert page.evaluate(TINY) == []
 
 
 @pytest.mark.parametrize(("scheme", "width", "other"), [("light", WIDE, NARROW), ("dark", NARROW, WIDE)])
@@ -101,6 +163,7 @@ def test_a_page(browser: Browser, address: str, name: str, scheme: Any, width: i
         check_layout(page, other)
         page.wait_for_function(REACHABLE)
         assert visit.violations() == []
+        assert weak_words(page) == []
 
 
 @each_page
