@@ -5,6 +5,15 @@ from typing import Any
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 
+# axe keeps the parts of each colour in WeakMaps of their own, and half of its time on a long page went there:
+# here it keeps them in the colour itself, under a name that nobody else has
+AXE_WITHOUT_WEAK_MAPS = f"""(WeakMap => {{ {AXE_SCRIPT} }})(class {{
+    #name = Symbol();
+    has(object) {{ return Object.hasOwn(object, this.#name); }}
+    get(object) {{ return object[this.#name]; }}
+    set(object, value) {{ object[this.#name] = value; return this; }}
+    delete(object) {{ return delete object[this.#name]; }}
+}})"""
 AXE = """async ([within, options]) => {
     const {violations} = await axe.run(within, {resultTypes: ["violations"], ...options});
     return violations.map(v => `${v.id}: ${v.nodes.length} × ${v.help}: ${v.nodes[0].html.slice(0, 200)}`);
@@ -40,7 +49,7 @@ class Visit:
 
     def violations(self, within: str = "html", **options: Any) -> list[str]:
         """What axe finds in this part of the page."""
-        self.page.evaluate(AXE_SCRIPT)
+        self.page.evaluate(AXE_WITHOUT_WEAK_MAPS)
         found: list[str] = self.page.evaluate(AXE, [within, options])
         return found
 
