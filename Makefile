@@ -22,8 +22,9 @@ book: $(INSTALLED) ## execute the chapters that changed and build the site (FORC
 # nbval comes first: it compares the notebooks as they are committed, before anything could execute them anew
 test: $(INSTALLED) ## run every code cell again and compare its output, then run the tests
 	@$(BIN)/pytest --nbval --nbval-current-env -n auto --dist loadfile chapters
-	@$(BIN)/pytest -n auto --dist loadfile --ignore-glob='*/test_site*' tests
+	@$(BIN)/pytest -n auto --dist loadfile --ignore-glob='*/test_site*' --ignore-glob='*/test_benchmarks*' tests
 	@echo "not tested: the site, for that needs a browser and takes minutes: make test-site"
+	@echo "not tested: the benchmarks, for those need other implementations of the model: make test-bench"
 
 test-site: book ## open every page of the site in Chromium, which has to be installed
 	@$(BIN)/pytest -n auto tests/test_site*.py

@@ -75,7 +75,7 @@ class Peer:
     @classmethod
     def missing(cls) -> str | None:
         """Why it cannot be measured here, if it cannot."""
-        return None if importlib.util.find_spec(cls.library) else f"{cls.library} is missing"
+        return None if importlib.util.find_spec(cls.library) else f"{cls.library} is not installed"
 
     def parameters(self) -> list[nn.Parameter]:
         """The weights that are trained."""

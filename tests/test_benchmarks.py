@@ -50,7 +50,7 @@ NORMS = {
 def installed(name: str, *arguments: Any) -> Any:
     """The toy model of a peer; the test is skipped where it is missing."""
     if reason := peers.PEERS[name].missing():
-        pytest.skip(f"{reason} here: make bench installs it and runs this test")
+        pytest.skip(reason)
     torch.manual_seed(0)
     return peers.PEERS[name](TOY, *arguments)
 
