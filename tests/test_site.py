@@ -33,14 +33,14 @@ STICKING_OUT = """() => [...document.querySelectorAll("body *")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
     .filter(e => !e.closest("pre, svg, table, dialog, .cell_output, .katex"))
     .map(e => e.outerHTML.slice(0, 100))"""
+# Is seen, and has words of its own
+HAS_WORDS = """e => e.checkVisibility({visibilityProperty: true})
+    && [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())"""
 # Words too small to read, in a drawing that shrinks with the page
-TINY = """() => [...document.querySelectorAll(".bd-article svg text")].filter(e => e.checkVisibility())
-    .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
-    .filter(e => {
-        const {a, b} = e.getScreenCTM(), size = parseFloat(getComputedStyle(e).fontSize);
-        return size * Math.hypot(a, b) < 7;
-    })
-    .map(e => e.textContent)"""
+TINY = f"""() => [...document.querySelectorAll(".bd-article svg text")].filter({HAS_WORDS}).filter(e => {{
+    const {{a, b}} = e.getScreenCTM(), size = parseFloat(getComputedStyle(e).fontSize);
+    return size * Math.hypot(a, b) < 7;
+}}).map(e => e.textContent)"""
 # How much of the page has moved by itself since it began to load, and what
 SHIFTS = """async () => {
     await document.fonts.ready;
@@ -65,25 +65,23 @@ DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)
     .map(e => e.getAttribute("alt") ?? e.getAttribute("aria-label") ?? "")"""
 # Words in drawings and in cells that a weight colours: their place in the drawing and their paint
 WORDS = ".bd-article :is(svg text, svg tspan, .weight)"
-DRAWINGS = """words => [...document.querySelectorAll(".bd-article :is(svg, table)")].map(drawing => {
-    const {left, top} = drawing.getBoundingClientRect();
-    const seen = [...drawing.querySelectorAll(words)]
-        .filter(e => e.checkVisibility({visibilityProperty: true}))
-        .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()));
-    return {box: drawing.getBoundingClientRect(), words: seen.map(e => {
-        const box = e.getBoundingClientRect(), {color, fill, fillOpacity} = getComputedStyle(e);
+DRAWINGS = f"""() => [...document.querySelectorAll(".bd-article :is(svg, table)")].map(drawing => {{
+    const {{left, top}} = drawing.getBoundingClientRect();
+    const words = [...drawing.querySelectorAll("{WORDS}")].filter({HAS_WORDS}).map(e => {{
+        const box = e.getBoundingClientRect(), {{color, fill, fillOpacity}} = getComputedStyle(e);
         const [red, green, blue, alpha = 1] = (e.closest("svg") ? fill : color).match(/[\\d.]+/g).map(Number);
         let opacity = alpha * fillOpacity;
         for (let part = e; part !== drawing; part = part.parentElement)
             opacity *= getComputedStyle(part).opacity;
-        return {
+        return {{
             text: e.textContent,
             box: [box.left - left, box.top - top, box.right - left, box.bottom - top],
             paint: [red, green, blue],
             opacity,
-        };
-    })};
-}).filter(drawing => drawing.words.length)"""
+        }};
+    }});
+    return {{box: drawing.getBoundingClientRect(), words}};
+}}).filter(drawing => drawing.words.length)"""
 # Where the keyboard is: the place in the page's order, whether one sees it, and whether it is marked
 FOCUS = """() => {
     const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
@@ -114,7 +112,7 @@ def weak_words(page: Page) -> list[str]:
     height = page.evaluate("document.documentElement.scrollHeight")
     page.set_viewport_size({"width": WIDE, "height": height})
     page.evaluate(SETTLED)
-    drawings = page.evaluate(DRAWINGS, WORDS)
+    drawings = page.evaluate(DRAWINGS)
     page.add_style_tag(content=f"{WORDS} {{ fill: transparent !important; color: transparent !important; }}")
     weak = []
     for drawing in drawings:

@@ -5,8 +5,8 @@ from typing import Any
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 
-# axe keeps the parts of each colour in WeakMaps of their own, and half of its time on a long page went there:
-# here it keeps them in the colour itself, under a name that nobody else has
+# axe keeps the parts of each colour in WeakMaps of their own, and a quarter of its time went there: here it
+# keeps them in the colour itself, under a name that nobody else has
 AXE_WITHOUT_WEAK_MAPS = f"""(WeakMap => {{ {AXE_SCRIPT} }})(class {{
     #name = Symbol();
     has(object) {{ return Object.hasOwn(object, this.#name); }}
