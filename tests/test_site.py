@@ -66,7 +66,7 @@ DESCRIPTIONS = """() => [...document.querySelectorAll(".bd-article :is(img, svg)
 # Words in drawings and in cells that a weight colours: their place in the drawing and their paint
 WORDS = ".bd-article :is(svg text, svg tspan, .weight)"
 DRAWINGS = f"""() => [...document.querySelectorAll(".bd-article :is(svg, table)")].map(drawing => {{
-    const {{left, top}} = drawing.getBoundingClientRect();
+    const frame = drawing.getBoundingClientRect(), {{left, top}} = frame;
     const words = [...drawing.querySelectorAll("{WORDS}")].filter({HAS_WORDS}).map(e => {{
         const box = e.getBoundingClientRect(), {{color, fill, fillOpacity}} = getComputedStyle(e);
         const [red, green, blue, alpha = 1] = (e.closest("svg") ? fill : color).match(/[\\d.]+/g).map(Number);
@@ -80,7 +80,7 @@ DRAWINGS = f"""() => [...document.querySelectorAll(".bd-article :is(svg, table)"
             opacity,
         }};
     }});
-    return {{box: drawing.getBoundingClientRect(), words}};
+    return {{box: frame, words}};
 }}).filter(drawing => drawing.words.length)"""
 # Where the keyboard is: the place in the page's order, whether one sees it, and whether it is marked
 FOCUS = """() => {
@@ -107,7 +107,8 @@ def contrast(one: np.ndarray, other: np.ndarray) -> float:
 def weak_words(page: Page) -> list[str]:
     """Words in drawings with too little contrast; a picture of the drawing without them shows what is behind.
 
-    Axe says nothing of these. The window is made as tall as the page, and a place in it is one on the page.
+    Axe says nothing of these. The window is made as tall as the page, so that a place in it is one on the
+    page; it stays like that, without the words.
     """
     height = page.evaluate("document.documentElement.scrollHeight")
     page.set_viewport_size({"width": WIDE, "height": height})
