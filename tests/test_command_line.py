@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +25,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from transformer import parallel, runs
+from transformer import commands, parallel, runs
 from transformer.__main__ import main
 from transformer.checkpoints import load_tensors, save_model, save_tensors
 from transformer.commands import scores
@@ -35,6 +37,8 @@ from transformer.model import Transformer
 from transformer.recipes import RECIPES, SIZES, configs_for, load_corpus, settings_for
 from transformer.run_files import read_config, read_metrics
 from transformer.run_models import choose_model, chosen, keep_model, last_models
+from transformer.run_trainer import RunTrainer
+from transformer.runs import train_run
 
 KILLS = int(os.environ.get("KILLS", "3"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMER_CHECK_SHAPES": "0"}
@@ -454,7 +458,15 @@ def test_compiling_while_shapes_are_checked_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["train --warmup 900 --steps 800", "train --dropout 1", "train --device abacus"]
+    "text",
+    [
+        "train --warmup 900 --steps 800",
+        "train --dropout 1",
+        "train --peak-rate -1.0",
+        "train --peak-rate nan",
+        "train --vocab-size 100",
+        "train --device abacus",
+    ],
 )
 def test_settings_that_cannot_be_write_nothing(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -569,6 +581,13 @@ def foreign(run: Path) -> None:
     save_file({"weight": torch.zeros(3)}, run / "model.safetensors")
 
 
+def copied(run: Path, to: Path) -> Path:
+    to.mkdir()
+    for path in run.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
 def another_model(run: Path) -> None:
     save_model(Transformer(TransformerConfig(300, 16, 2, 32, 1)), run / "model.safetensors")
 
@@ -616,10 +635,7 @@ def test_a_spoilt_run_is_not_used(
     spoil,
     wanted: str,
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    for path in whole.run.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    run = copied(whole.run, tmp_path / "run")
     spoil(run)
     feed(monkeypatch, b"1 2 3\n")
     status, out, err = call(f"translate --run {run} --device cpu", capsys)
@@ -629,10 +645,7 @@ def test_a_spoilt_run_is_not_used(
 def test_a_checkpoint_that_is_damaged_is_not_gone_on_with(
     whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    for path in whole.run.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    run = copied(whole.run, tmp_path / "run")
     content = bytearray((run / "checkpoint.safetensors").read_bytes())
     content[-5000] ^= 1
     (run / "checkpoint.safetensors").write_bytes(content)
@@ -655,7 +668,7 @@ def test_a_directory_with_other_things_is_left_alone(
 def test_a_prompt_translates_until_it_ends(
     whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter(["2 0 1", ""])
+    answers = iter(["2 0 1", "2 \udcff", ""])
 
     def ask(prompt: str) -> str:
         try:
@@ -666,7 +679,100 @@ def test_a_prompt_translates_until_it_ends(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", ask)
     status, out, _ = call(f"translate --run {whole.run} --device cpu", capsys)
-    assert status == 0 and out.count("\n") == 3
+    assert status == 0 and out.count("\n") == 4 and "not UTF-8" in out
+
+
+def test_a_corpus_may_move_but_not_change(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(whole.run, tmp_path / "run")
+    write_corpus(tmp_path)
+    there = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    status, _, _ = call(["train", "--run", str(tmp_path / "run"), "--corpus", *there], capsys)
+    assert status == 0 and read_config(tmp_path / "run")["settings"]["corpus"] == there
+    (tmp_path / "b.txt").write_text((tmp_path / "b.txt").read_text().replace("2", "7"))
+    status, _, err = call(f"train --run {tmp_path / 'run'}", capsys)
+    assert status == 1 and "checkpoint.safetensors" in err and "data" in err
+
+
+def test_a_model_without_its_checkpoint_is_not_written_over(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(whole.run, tmp_path / "run")
+    (run / "checkpoint.safetensors").unlink()
+    before = (run / "model.safetensors").read_bytes()
+    for _ in range(2):
+        status, _, err = call(f"train --run {run}", capsys)
+        assert status == 1 and "no checkpoint" in err and "another --run" in err
+        assert (run / "model.safetensors").read_bytes() == before
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("text", ['{"step": 2', "{}", "[]"])
+def test_damaged_metrics_are_named(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    run = copied(whole.run, tmp_path / "run")
+    (run / "metrics.jsonl").write_text(text)
+    status, _, err = call(f"train --run {run}", capsys)
+    assert status == 1 and "metrics.jsonl is damaged" in err and err.count("\n") == 1
+
+
+def test_a_finished_run_without_metrics_says_that_it_is_done(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(whole.run, tmp_path / "run")
+    (run / "metrics.jsonl").unlink()
+    status, out, _ = call(f"train --run {run}", capsys)
+    assert status == 0 and "all 24 steps are done" in out
+
+
+def test_one_endless_sentence_does_not_lengthen_the_others(whole: SimpleNamespace) -> None:
+    corpus, _ = load_corpus([str(whole.folder / name) for name in ("a.txt", "b.txt")])
+    endless = replace(corpus, validation=[("9 " * 500, "9 " * 500), *corpus.validation])
+    settings = read_config(whole.run)["settings"]
+    shown = RunTrainer(whole.run, settings, endless).shown
+    assert shown == RunTrainer(whole.run, settings, corpus).shown == corpus.validation[:100]
+
+
+def test_other_files_are_scored_as_a_whole(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").write_text("1 2 3 4\n" + "5 " * 500 + "\n2 2 2 2\n")
+    (tmp_path / "b").write_text("4 3 2 1\n5\n2 2 2 2\n")
+    status, out, err = call(f"evaluate --run {whole.run} --files {tmp_path}/a {tmp_path}/b", capsys)
+    assert status == 0 and "of 3 sentences" in out and err.startswith("line 2: ")
+    (tmp_path / "b").write_text("4 3 2 1\n")
+    status, _, err = call(f"evaluate --run {whole.run} --files {tmp_path}/a {tmp_path}/b", capsys)
+    assert status == 1 and "3 lines" in err
+
+
+def test_translations_are_written_in_utf_8(whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    monkeypatch.setattr(commands, "translate", lambda *_, **__: ["Mädchen"])
+    feed(monkeypatch, b"girl\n")
+    assert main(f"translate --run {whole.run} --device cpu".split()) == 0
+    assert out.getvalue().decode() == "Mädchen\n"
+
+
+def test_whoever_has_heard_enough_may_leave(whole: SimpleNamespace) -> None:
+    words = f"{sys.executable} -m transformer translate --run {whole.run} --device cpu | true"
+    done = subprocess.run(["bash", "-c", words], env=ENVIRONMENT, input=b"2 0 1\n", capture_output=True)
+    assert done.stderr == b""
+
+
+def test_a_closed_input_is_said(whole: SimpleNamespace) -> None:
+    words = f"{sys.executable} -m transformer translate --run {whole.run} --device cpu <&-"
+    done = subprocess.run(["bash", "-c", words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1 and "standard input is closed" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_training_beside_the_main_thread(whole: SimpleNamespace, tmp_path: Path) -> None:
+    run = copied(whole.run, tmp_path / "run")
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(train_run, run, {}, device="cpu").result()
 
 
 def test_metrics_are_json_lines(whole: SimpleNamespace) -> None:

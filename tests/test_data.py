@@ -1,21 +1,27 @@
 """The corpora, the tokeniser and the batches in use, and Multi30k's loader against a local server."""
 
+import copy
 import gzip
 import hashlib
 import io
 import os
+import pickle
 import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from transformer import corpora, data, downloads
+from transformer.files import write_whole
 
 TEXTS = {
     "train.en.gz": "a cow\ntwo\u2028cows \nthree cows\n",
@@ -288,6 +294,22 @@ def test_any_ids_can_be_decoded_and_shown(tokenizer: data.Tokenizer, ids: list[i
     end = ids.index(2) if 2 in ids else len(ids)
     assert tokenizer.decode(ids) == tokenizer.decode([i for i in ids[:end] if i > 2])
     assert len(tokenizer.pieces(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_cuts_as_its_original(tokenizer: data.Tokenizer, copy_of: Any) -> None:
+    text = "a <eos> b <pad>"
+    assert copy_of(tokenizer).encode(text) == tokenizer.encode(text)
+    assert copy_of(tokenizer).decode(copy_of(tokenizer).encode(text)) == text
+
+
+def test_a_file_is_for_whoever_a_new_file_is_for(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "a", lambda part: save_file({"w": torch.zeros(1)}, part))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_examples_of_no_pairs(tokenizer: data.Tokenizer) -> None:

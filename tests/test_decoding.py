@@ -462,4 +462,17 @@ def test_translating_keeps_the_order_and_the_search() -> None:
 def test_an_empty_batch() -> None:
     model = opinionated(0)
     nobody = torch.zeros(0, 3, dtype=torch.long)
-    assert len(greedy_decode(model, nobody)) == len(beam_search(model, nobody)) == 0
+    assert greedy_decode(model, nobody).shape == beam_search(model, nobody).shape == (0, 1)
+
+
+def test_narrow_ids_are_ids() -> None:
+    model, ids = opinionated(0), torch.tensor([[3, 4, 5, 2]])
+    for search in (greedy_decode, beam_search):
+        assert torch.equal(search(model, ids.int(), max_length=5), search(model, ids, max_length=5))
+
+
+def test_what_is_no_list_of_sentences_or_no_batch_is_refused() -> None:
+    with pytest.raises(TypeError, match="list"):
+        translate(opinionated(0), Digits(), "345")
+    with pytest.raises(ValueError, match="batch_size"):
+        translate(opinionated(0), Digits(), ["3"], batch_size=0)

@@ -3,14 +3,16 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 import transformer
+from chapters import ROOT
 from floors import MODULES
 
 PACKAGE = Path(transformer.__file__).parent
@@ -70,7 +72,18 @@ def test_modules_import_only_from_floors_below(name: str) -> None:
             assert MODULES[node.module.removeprefix("transformer.")][0] < MODULES[name][0]
 
 
-def test_the_readme_example_runs() -> None:
-    model = transformer.Transformer(transformer.TransformerConfig.tiny(vocab_size=1000))
-    source, target = torch.randint(3, 1000, (2, 8, 20))
-    assert model(source, target).shape == (8, 20, 1000)
+def test_the_readmes_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the comment at the end of a block is a list, its last line returns that."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict[str, Any] = {}
+        before, _, last = block.rpartition("\n")
+        exec(before, names)
+        code, _, comment = last.partition("  # ")
+        if comment.startswith("["):
+            assert eval(code, names) == ast.literal_eval(comment)
+        else:
+            exec(code, names)
+            assert names["logits"].shape == (8, 20, 37_000)

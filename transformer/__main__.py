@@ -5,6 +5,7 @@ Exported from chapters/94_command_line.md; edit it there, not here.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -93,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     speak = commands.add_parser("translate", help=typed)
     splits = ["test", "validation", "unseen"]
     evaluate.add_argument("--split", choices=splits, default="test")
+    names, meant = ("SOURCE", "TARGET"), "two files, to score all of them instead"
+    evaluate.add_argument("--files", nargs=2, metavar=names, help=meant)
     _add_training(train)
     _add_using(evaluate)
     _add_using(speak)
@@ -120,6 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever was reading has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor does Python, at its end, complain
+        return 1
     except _FORESEEN as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

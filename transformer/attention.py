@@ -14,6 +14,11 @@ from torch import Tensor
 __all__ = ["fused_attention", "scaled_dot_product_attention"]
 
 
+def _must_be_boolean(mask: Tensor | None) -> None:
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean, True for 'may attend', not {mask.dtype}")
+
+
 def scaled_dot_product_attention(
     query: Float[Tensor, "*batch queries d_k"],
     key: Float[Tensor, "*batch keys d_k"],
@@ -25,8 +30,10 @@ def scaled_dot_product_attention(
     """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V, Eq. 1 of Vaswani et al. (2017), the readable way.
 
     In `mask`, True means "may attend"; a query that may attend to nothing gets zeros.
-    `dropout` is the share of weights that are set to zero. Returns the output and the weights.
+    `dropout` is the share of weights that are set to zero, always: pass 0 when not training.
+    Returns the output and the weights.
     """
+    _must_be_boolean(mask)
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (*batch, queries, keys)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -45,5 +52,9 @@ def fused_attention(
     *,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*batch queries d_v"]:
-    """What `scaled_dot_product_attention` returns first, from PyTorch's fused kernel: no weights are kept."""
+    """What `scaled_dot_product_attention` returns first, from PyTorch's fused kernel: no weights are kept.
+
+    `dropout` as there, too: pass 0 when not training.
+    """
+    _must_be_boolean(mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

@@ -65,7 +65,7 @@ def token_limits(
         return (source != model.config.pad_id).sum(1) + 50
     if max_length < 0:
         raise ValueError(f"max_length must not be negative, but it is {max_length}")
-    return source.new_full((len(source),), max_length)
+    return source.new_full((len(source),), max_length, dtype=torch.int64)
 
 
 def length_penalty(length: float | Tensor, *, alpha: float) -> float | Tensor:
@@ -155,4 +155,6 @@ def beam_search(
             on = (~at_limit & (hope > best_score[rows])).nonzero()[:, 0]
             state.select((on[:, None] * width + parent[on]).flatten())
             rows, places, total, target = rows[on], places[on], total[on], target[on]
-    return best[:, (best != config.pad_id).any(0)]
+    used = (best != config.pad_id).any(0)
+    used[0] = True  # even if there are no sentences
+    return best[:, used]

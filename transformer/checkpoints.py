@@ -58,13 +58,22 @@ def unprefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save_model(model: Transformer, path: str | Path) -> None:
-    """Write the weights as safetensors, and the sizes as JSON in the file's header."""
+    """Write the weights as safetensors, and the sizes as JSON in the file's header.
+
+    TypeError for another model than a Transformer, which `load_model` could not read.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    if not isinstance(model, Transformer):
+        raise TypeError(f"only a Transformer can be saved, not a {type(model).__name__}")
     save_tensors(path, model.state_dict(), {"model": asdict(model.config)})
 
 
 def load_model(path: str | Path) -> Transformer:
     """Read what `save_model` or `save_checkpoint` wrote; ValueError if damaged."""
     tensors, settings = load_tensors(path)
-    model = Transformer(TransformerConfig(**settings["model"]))
-    model.load_state_dict(unprefixed(tensors, "model.") or tensors)
+    try:
+        model = Transformer(TransformerConfig(**settings["model"]))
+        model.load_state_dict(unprefixed(tensors, "model.") or tensors)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold the weights that it names") from error
     return model.eval()

@@ -4,6 +4,7 @@ Chapter: A command that trains
 Exported from chapters/94_command_line.md; edit it there, not here.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transformer.data import Tokenizer
 from transformer.decoding import translate
 from transformer.devices import pick_device
-from transformer.downloads import text_lines
+from transformer.downloads import read_pairs, text_lines
 from transformer.evaluation import bleu, exact_match
 from transformer.model import Transformer
 from transformer.parallel import processes
@@ -66,13 +67,17 @@ def scores(said: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 def evaluate_command(options: dict[str, Any]) -> int:
     """Score a run on held-out sentences."""
-    folder, split = options["run"], options["split"]
+    folder, split, files = options["run"], options["split"], options["files"]
     model, tokenizer = load_run(folder, pick_device(options["device"]))
-    corpus, _ = load_corpus(read_config(folder)["settings"]["corpus"])
-    if not (pairs := getattr(corpus, split)):
-        raise ValueError(f"this corpus has no sentences for {split}")
-    sources, wanted = zip(*pairs, strict=True)
-    said = translate(model, tokenizer, sources, beam=options["beam"])
+    if files:
+        pairs, where = read_pairs(*files), files[0]
+    else:
+        corpus, _ = load_corpus(read_config(folder)["settings"]["corpus"])
+        pairs, where = getattr(corpus, split), f"the part {split} of this corpus"
+    if not pairs:
+        raise ValueError(f"there are no sentences in {where}")
+    sources, wanted = map(list, zip(*pairs, strict=True))
+    said, _ = translate_lines(model, tokenizer, sources, options["beam"])
     print(*scores(said, wanted), sep="\n")
     return 0
 
@@ -95,16 +100,24 @@ def translate_lines(
 def translate_command(options: dict[str, Any]) -> int:
     """Translate standard input, or what is typed; the exit code is 1 for long lines."""
     model, tokenizer = load_run(options["run"], pick_device(options["device"]))
+    if sys.stdin is None:
+        raise ValueError("there is nothing to translate: standard input is closed")
     if sys.stdin.isatty():
         print("Type a sentence, or Ctrl-D to end.")
         while True:
             try:
                 line = input("> ").strip()
+                line.encode()
             except EOFError:
                 return 0
+            except UnicodeError:
+                print("This is not UTF-8.")
+                continue
             print(*translate_lines(model, tokenizer, [line], options["beam"])[0])
     content = sys.stdin.buffer.read()
     lines = text_lines(content, "input") if content else []
     translations, failed = translate_lines(model, tokenizer, lines, options["beam"])
-    print("".join(f"{line}\n" for line in translations), end="")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print("".join(f"{line}\n" for line in translations), end="", flush=True)
     return 1 if failed else 0

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 import torch
@@ -66,6 +66,9 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer):
         self.library = library
         library.encode_special_tokens = True  # "<pad>" typed by a reader is text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.library,)  # a copy has to set that once more
 
     @classmethod
     def train(cls, sentences: Iterable[str], vocab_size: int) -> "Tokenizer":

@@ -42,7 +42,8 @@ def greedy_decode(
                 rows, token, limit = rows[on], token[on], limit[on]
                 shortest = min(limit.tolist(), default=0)
                 state.select(on)
-    target = source.new_full((len(source), 1 + len(written)), config.pad_id)
+    shape = len(source), 1 + len(written)
+    target = source.new_full(shape, config.pad_id, dtype=torch.int64)  # (batch, target)
     target[:, 0] = config.bos_id
     for length, (rows, token) in enumerate(written, start=1):
         target[rows, length] = token
@@ -73,8 +74,12 @@ def translate(
     """Translate sentences, in their order: greedily, or by beam search if `beam` is more than 1.
 
     `alpha` and `max_length` are those of `beam_search`; `batch_size` counts sentences. The model
-    should be in eval mode.
+    should be in eval mode. TypeError for a single string, ValueError for an empty batch.
     """
+    if isinstance(sentences, str):
+        raise TypeError("sentences must be a list of them; for a single one write [sentence]")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     model, device = model.frozen(), next(model.parameters()).device
     sources = [tokenizer.encode(sentence) + [tokenizer.eos_id] for sentence in sentences]
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))

@@ -4,6 +4,7 @@ Chapter: Words into numbers
 Exported from chapters/10_words.md; edit it there, not here.
 """
 
+import codecs
 import gzip
 import hashlib
 import os
@@ -63,6 +64,7 @@ def fetch(url: str, path: Path, sha256: str) -> Path:
 
 def text_lines(content: bytes, name: str | Path) -> list[str]:
     """The lines of a text, ended by line feeds only; ValueError if not UTF-8."""
+    content = content.removeprefix(codecs.BOM_UTF8)  # a mark that some editors put in front
     lines = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:

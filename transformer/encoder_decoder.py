@@ -4,7 +4,6 @@ Chapter: What attention replaced
 Exported from chapters/02_replaced.md; edit it there, not here.
 """
 
-from abc import abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
@@ -27,17 +26,17 @@ class EncoderDecoder(nn.Module):
 
     config: Any
 
-    @abstractmethod
     def encode(self, source: _Source) -> _Memory:
         """What the encoder makes of a sentence ("memory"), computed once."""
+        raise NotImplementedError
 
-    @abstractmethod
     def decode(self, target: _Target, memory: _Memory, source: _Source) -> _States:
         """The decoder's state after each prefix of `target`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
         """The weights, and a bias if there is one, that turn a state into logits."""
+        raise NotImplementedError
 
     def frozen(self) -> "EncoderDecoder":
         """The same model, made ready to decode many times, if there is anything to make ready."""

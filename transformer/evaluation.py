@@ -7,7 +7,7 @@ Exported from chapters/14_results.md; edit it there, not here.
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -120,7 +120,10 @@ def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]
     return mean
 
 
-def average_models(models: Sequence[EncoderDecoder]) -> EncoderDecoder:
+_Model = TypeVar("_Model", bound=EncoderDecoder)
+
+
+def average_models(models: Sequence[_Model]) -> _Model:
     """A new model with the mean of several models' weights."""
     weights = average_weights([model.state_dict() for model in models])
     model = copy.deepcopy(models[-1])

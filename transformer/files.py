@@ -17,7 +17,10 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        readable_by = part.stat().st_mode  # for whom a new file is, on this machine
         write(part)
+        part.chmod(readable_by)  # some libraries make theirs for the owner alone
         with part.open("r+b") as file:
             os.fsync(file.fileno())  # wait until it is on the disk
         part.replace(path)

@@ -146,7 +146,10 @@ class Transformer(EncoderDecoder):
 
     @torch.no_grad()
     def start(self, source: _Source) -> "CachedState":
-        """Begin to write translations of `source`, step by step (see `CachedState`)."""
+        """Begin to write translations of `source`, step by step (see `CachedState`).
+
+        Call `eval()` before: in training mode the encoder drops, the decoder's steps never do.
+        """
         mask = padding_mask(source, self.config.pad_id)  # (sentences, 1, 1, source)
         return CachedState(self._steps or StepDecoder(self), self.encode(source), mask)
 
@@ -161,5 +164,8 @@ class Transformer(EncoderDecoder):
 
     @torch.no_grad()
     def attention_maps(self, source: _Source, target: _Target) -> dict[str, _Maps]:
-        """The weights of every head, under "encoder", "decoder" and "cross"."""
+        """The weights of every head, under "encoder", "decoder" and "cross".
+
+        The modules are listened to meanwhile: not while another thread uses the model.
+        """
         return _recorded_weights(self, source, target)

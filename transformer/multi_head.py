@@ -20,17 +20,17 @@ __all__ = ["FewRows", "KeyValueCache", "MultiHeadAttention", "StepAttention", "m
 
 
 def split_heads(
-    x: Float[Tensor, "batch length width"], num_heads: int
-) -> Float[Tensor, "batch heads length d_head"]:
+    x: Float[Tensor, "*batch length width"], num_heads: int
+) -> Float[Tensor, "*batch heads length d_head"]:
     """Cut the last axis into `num_heads` equal pieces, and move these before the length."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
 
 
 def merge_heads(
-    x: Float[Tensor, "batch heads length d_head"],
-) -> Float[Tensor, "batch length width"]:
+    x: Float[Tensor, "*batch heads length d_head"],
+) -> Float[Tensor, "*batch length width"]:
     """Undo `split_heads`: lay the heads side by side again."""
-    return x.transpose(1, 2).flatten(-2)
+    return x.transpose(-3, -2).flatten(-2)
 
 
 def _head_width(d_model: int, num_heads: int, given: int | None) -> int:
@@ -38,6 +38,16 @@ def _head_width(d_model: int, num_heads: int, given: int | None) -> int:
     if given is None and d_model % num_heads:
         raise ValueError(f"d_model={d_model} does not divide into num_heads={num_heads}; give d_k and d_v")
     return d_model // num_heads if given is None else given
+
+
+def _check_fit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+    """ValueError if keys and values do not pair, or a mask does not say what its axes are."""
+    if key.shape[:-1] != value.shape[:-1]:
+        shapes = f"{tuple(key.shape)} and {tuple(value.shape)}"
+        raise ValueError(f"each key needs its value, but their shapes are {shapes}")
+    if mask is not None and mask.dim() not in (2, query.dim() + 1):
+        needed = "(queries, keys) or (batch, heads, queries, keys), axes may be 1"
+        raise ValueError(f"mask must be {needed}, but its shape is {tuple(mask.shape)}")
 
 
 class MultiHeadAttention(nn.Module):
@@ -66,18 +76,20 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "batch queries d_model"],
-        key: Float[Tensor, "batch keys d_model"],
-        value: Float[Tensor, "batch keys d_model"],
-        mask: Bool[Tensor, "#batch #heads #queries #keys"] | Bool[Tensor, "#queries #keys"] | None = None,
+        query: Float[Tensor, "*batch queries d_model"],
+        key: Float[Tensor, "*batch keys d_model"],
+        value: Float[Tensor, "*batch keys d_model"],
+        mask: Bool[Tensor, "*#batch #heads #queries #keys"] | Bool[Tensor, "#queries #keys"] | None = None,
         *,
         need_weights: bool = False,
-    ) -> tuple[Float[Tensor, "batch queries d_model"], Float[Tensor, "batch heads queries keys"] | None]:
+    ) -> tuple[Float[Tensor, "*batch queries d_model"], Float[Tensor, "*batch heads queries keys"] | None]:
         """Attend from `query` to `key` and `value`; True in `mask` means "may attend".
 
         Returns the output, and every head's weights if `need_weights` (else None, and faster).
-        A query that may attend to nothing gets zeros from each head.
+        A query that may attend to nothing gets zeros from each head. ValueError if keys and
+        values do not pair or the mask has other axes, TypeError if it is not boolean.
         """
+        _check_fit(query, key, value, mask)
         q = split_heads(self.query(query), self.num_heads)  # (batch, heads, queries, d_k)
         k = split_heads(self.key(key), self.num_heads)  # (batch, heads, keys, d_k)
         v = split_heads(self.value(value), self.num_heads)  # (batch, heads, keys, d_v)

@@ -37,7 +37,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says of a run; ValueError if it is not there or not ours."""
     path = folder / "config.json"
     if not path.exists():
-        raise ValueError(f"there is no run in {folder}: {path.name} is missing")
+        problem = f"there is no run in {folder}: {path.name} is missing"
+        raise ValueError(f"{problem}; train one first, or name another with --run")
     try:
         config = json.loads(path.read_bytes())
         return {name: config[name] for name in ("settings", "model", "sessions")}
@@ -75,13 +76,20 @@ def this_machine(device: torch.device, *, bf16: bool) -> dict[str, Any]:
 def open_run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run in a folder, old or new; ValueError if the options differ."""
     if (folder / "config.json").exists():
-        settings = read_config(folder)["settings"]
+        settings = settings_for(read_config(folder)["settings"])
         for name, value in options.items():
-            old = settings.get(name)
-            if old != value:
+            old = settings[name]
+            if name == "corpus" and len(old) == len(value) == 2:
+                settings[name] = value  # the files have moved; the checkpoint knows them
+            elif old != value:
                 problem = f"{folder} was begun with {name} {old}, not {value}"
                 advice = "leave it out to go on, or choose another --run"
                 raise ValueError(f"{problem}: {advice}")
+        checkpoint = (folder / "checkpoint.safetensors").exists()
+        model = (folder / "model.safetensors").exists()
+        if model and not checkpoint and len(read_metrics(folder)) != 1:
+            problem = f"{folder} holds a model, but no checkpoint to go on from"
+            raise ValueError(f"{problem}: choose another --run")
         return settings
     for path in sorted(folder.glob("*")):
         if path.name not in ("tokenizer.json", "lock") and path.suffix != ".part":
@@ -93,7 +101,10 @@ def read_metrics(folder: Path, until: float = math.inf) -> list[dict[str, Any]]:
     """The reports of a run, up to a step."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
+    try:
+        return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of this package") from error
 
 
 def write_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
@@ -134,18 +145,16 @@ def _read_model(folder: Path) -> Transformer:
     path, config = folder / "model.safetensors", read_config(folder)["model"]
     if not path.exists():
         raise ValueError(f"there is no model in {folder}: train until the first report")
-    try:
-        model = load_model(path)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold the weights that it names") from error
+    model = load_model(path)
     sizes = asdict(model.config)
     if differing := [name for name in sizes if config.get(name) != sizes[name]]:
         raise ValueError(f"{path} and config.json differ in {', '.join(differing)}")
     return model
 
 
-def load_run(folder: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
-    """A run's model and its tokenizer; ValueError if they do not fit together."""
+def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Transformer, Tokenizer]:
+    """A run's model, in eval mode, and its tokenizer; ValueError if they do not fit together."""
+    folder = Path(folder)
     model, tokenizer = _read_model(folder), read_tokenizer(folder)
     if len(tokenizer) != model.config.vocab_size:
         pieces = f"tokenizer.json has {len(tokenizer)} pieces"

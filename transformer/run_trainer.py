@@ -47,7 +47,9 @@ class RunTrainer(ParallelTrainer):
         self.longest = min(LONGEST, config.max_tokens)
         train = fitting(self.tokenizer, corpus.train, self.longest)
         self.held_out = fitting(self.tokenizer, corpus.validation, self.longest)
-        self.shown = corpus.validation[:100]
+        decode = self.tokenizer.decode  # gives the very text that was encoded
+        shown = self.held_out[:100]
+        self.shown = [(decode(source), decode(target)) for source, target in shown]
         torch.manual_seed(config.seed)
         super().__init__(Transformer(sizes), train, config, **machine)
         if (folder / "checkpoint.safetensors").exists():

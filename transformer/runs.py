@@ -5,6 +5,7 @@ Exported from chapters/94_command_line.md; edit it there, not here.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -50,7 +51,8 @@ def _between_steps(trainer: RunTrainer) -> Iterator[None]:
         trainer.stopping = True
         signal.signal(number, before[number])
 
-    wanted = (signal.SIGINT, signal.SIGTERM) if trainer.world_size == 1 else ()
+    main = threading.current_thread() is threading.main_thread()  # no other may listen
+    wanted = (signal.SIGINT, signal.SIGTERM) if main and trainer.world_size == 1 else ()
     before: dict[int, Any] = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield
@@ -75,6 +77,7 @@ def _opened(folder: Path, options: dict[str, Any]) -> tuple[dict[str, Any], Corp
     """The settings and the corpus of a run, old or new; nothing is written."""
     settings = open_run(folder, options)
     configs_for(settings, 300)  # refuse what cannot be
+    Tokenizer.train([], settings["vocab_size"])  # and so few pieces
     corpus, skipped = load_corpus(settings["corpus"])
     if skipped and rank_and_size()[0] == 0:
         print(f"skipped {skipped:,} pairs with an empty side")
@@ -137,6 +140,9 @@ def train_run(
         if first:
             _announce(trainer, settings, corpus)
         _run(trainer)
+        finished = trainer.step == trainer.config.steps
         if first and trainer.metrics:
             _conclude(trainer)
-    return trainer.step == trainer.config.steps
+        elif first and finished:
+            print(f"all {trainer.step:,} steps are done; metrics.jsonl is missing")
+    return finished

@@ -46,6 +46,10 @@ class TrainingConfig:
             raise ValueError(f"schedule must be paper or linear, not {self.schedule}")
         if not 1 <= self.warmup <= self.steps:
             raise ValueError(f"warmup must be 1 to {self.steps}, not {self.warmup}")
+        if not 0.0 <= self.peak_rate < math.inf:
+            raise ValueError(f"peak_rate must be in [0, inf), not {self.peak_rate}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing must be in [0, 1), not {self.smoothing}")
 
@@ -58,7 +62,12 @@ class TrainingConfig:
 
 
 def batches_from(examples: Sequence[Example], config: TrainingConfig, *, skip: int = 0) -> Iterator[Batch]:
-    """Epoch after epoch, each in its own order, without the first `skip` batches."""
+    """Epoch after epoch, each in its own order, without the first `skip` batches.
+
+    Raises ValueError if there are no examples.
+    """
+    if not examples:
+        raise ValueError("there are no sentences to learn from: examples is empty")
     for epoch in itertools.count(1000 * config.seed):
         batches = token_batches(examples, config.max_tokens, seed=epoch)
         yield from batches[skip:]
