@@ -97,6 +97,10 @@ def test_multi_head_attention_equals_pytorch(
     reference, weights = theirs(*given_theirs, attn_mask=blocked, average_attn_weights=False)
     close((mine, my_weights), (reference, weights))
     close(ours(*inputs, mask)[0], reference)  # the fused path
+    alone = ours(*(x[0] for x in inputs), None if mask is None else mask[0], need_weights=True)
+    close(alone, (reference[0], weights[0]))  # without an axis for the batch
+    stacked = ours(*(x[None] for x in inputs), None if mask is None else mask[None])[0]
+    close(stacked[0], reference)  # with two of them
     mine.pow(3).sum().backward()
     reference.pow(3).sum().backward()
     close([x.grad for x in given_ours], [x.grad for x in given_theirs])
