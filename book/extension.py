@@ -217,6 +217,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", share_visitors)
     app.connect("doctree-resolved", resolve_links)
     app.connect("html-page-context", add_demo_files)
+    app.add_js_file("page.js", loading_method="defer")
     app.setup_extension("book.notes")
     app.setup_extension("book.package")
     app.setup_extension("book.tidy")

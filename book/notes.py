@@ -10,7 +10,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
 
+logger = logging.getLogger(__name__)
 NOTATION = "book/notation"
 TYPED = {r"\times": "×", r"\sqrt": "√", r"\varepsilon": "ε"}
 
@@ -29,6 +31,7 @@ def rows(doctree: nodes.document, heading: str) -> list[list[nodes.entry]]:
         head, *body = ([*row.findall(nodes.entry)] for row in table.findall(nodes.row))
         if heading in [entry.astext() for entry in head]:
             return body
+    logger.warning("no table has a column `%s`, which this site reads", heading, once=True)
     return []
 
 
@@ -93,8 +96,9 @@ def tell_the_story(app: Sphinx, pagename: str, template: str, context: dict[str,
     labels = app.env.get_domain("std").anonlabels  # type: ignore[attr-defined]
     questions = {}
     for chapter, _, question in rows(app.env.get_doctree(app.config.root_doc), "A question it answers"):
-        (reference,) = chapter.findall(lambda node: isinstance(node, nodes.Element) and "reftarget" in node)
-        questions[labels[reference["reftarget"]][0]] = typed(question.astext())
+        for link in chapter.findall(lambda node: isinstance(node, nodes.Element) and "reftarget" in node):
+            if link["reftarget"] in labels:  # a fork may have left its chapter out
+                questions[labels[link["reftarget"]][0]] = typed(question.astext())
     before, after = app.env.collect_relations().get(pagename, [None, None, None])[1:]
     for place, docname in {"prev": before, "next": after}.items():
         if docname in questions and context.get(place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -116,10 +117,14 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
         return
     out = Path(app.outdir)
     static = out / "_static"
+    for old in [*out.glob("chapters/*.html"), *out.glob("book/*.html")]:  # of what has been left out since
+        if old.relative_to(out).with_suffix("").as_posix() not in app.env.all_docs:
+            old.unlink()
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         text = re.sub(PARAMETERS, as_spans, re.sub(UNWANTED, "", text))
         text = re.sub(SIGNATURE, with_fewer_spans, text)
+        text = text.replace('data-theme="auto"', 'data-theme="light"', 1)  # for want of a script that chooses
         page.write_text(text, encoding="utf-8")
     for unused in [*static.rglob("*.map"), *static.glob("scripts/fontawesome.js*")]:
         unused.unlink(missing_ok=True)
@@ -136,6 +141,9 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
         icon=f"_static/{Path(app.config.html_favicon).name}",
     )
     (out / "index.html").write_text(index, encoding="utf-8")
+
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # else it buries what the build complains of
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

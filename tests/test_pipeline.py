@@ -342,6 +342,10 @@ def change(name: str, old: str, new: str) -> Edit:
             "chapters/04_heads.md: code cell 1: `multi_head` (floor 2) imports from `transformer`",
         ),
         (
+            change("01_lookup", "def half(", "def a_half("),
+            "chapters/04_heads.md: code cell 1: no chapter exports `half` to `transformer.lookup`",
+        ),
+        (
             change("05_masks", "return True", "return True)"),
             "chapters/05_masks.md: code cell 1: line 2: unmatched ')'",
         ),
@@ -486,8 +490,11 @@ def test_chapters_run_side_by_side_and_one_failure_ends_it(
     assert {line.split()[0] for line in lines[:-1]} == set(TOY) and lines[-1] == "4 executed, 0 up to date"
     assert files(book) == before
     edit(book, "04_heads", "quarter(1)", "1 / 0")
-    with pytest.raises(BookError, match=r"04_heads\.md: code cell 2 of 2 failed"):
-        execute.main([], book)
+    edit(book, "01_lookup", 'print("one")', "1 / 0")
+    with pytest.raises(BookError) as error:  # both ran, so both are named
+        execute.main(["01", "04"], book)
+    assert "04_heads.md: code cell 2 of 2 failed" in str(error.value)
+    assert "01_lookup.md: code cell 3 of 3 failed" in str(error.value)
 
 
 # ---- the address and Colab's install cell
@@ -529,3 +536,6 @@ def test_the_install_cell_follows_the_address(book: Path, monkeypatch: pytest.Mo
     assert build(book) == [] and files(book) == named != before
     execute.main(["--force", "01"], book)
     assert files(book) == named
+    # a fork, which has another address, gets its own
+    os.system(f"cd '{book}' && git init -q . && git remote add origin https://github.com/bob/fork")
+    assert build(book) == [] and "github.com/bob/fork" in notebook(book, "05_masks").cells[0].source

@@ -173,6 +173,8 @@ def test_a_page_from_a_folder_without_scripts(browser: Browser, name: str) -> No
         assert visit.foreign(SITE.as_uri()) == [] and visit.complaints == []
         assert page.locator("main h1:visible").count() == 1
         assert page.locator(".solution p:not(:visible)").count() == 0
+        colour = "getComputedStyle(document.documentElement).getPropertyValue('--pst-color-background')"
+        assert page.evaluate(colour), "without a theme the drawings are black on black"
         for formula in page.locator(".bd-article .katex-html:visible").all()[:3]:
             assert formula.bounding_box()
         text = page.locator("main").inner_text()
@@ -221,13 +223,52 @@ def test_the_menu_on_a_phone_opens_and_closes_by_keyboard(browser: Browser, addr
         entry.nth(before).wait_for(state="hidden")
 
 
-def test_the_search_finds_chapters(browser: Browser, address: str) -> None:
+def test_the_contents_on_a_phone_make_room_for_what_was_chosen(browser: Browser, address: str) -> None:
+    viewport: Any = {"width": NARROW, "height": 800}
+    with Visit(browser, address + "chapters/03_attention.html", viewport=viewport) as visit:
+        page = visit.page
+        page.locator(".secondary-toggle").click()
+        page.locator("dialog[open] a", has_text="Equation 1").click()
+        page.wait_for_url("**#equation-1")
+        page.locator("dialog[open]").wait_for(state="detached")
+        page.locator("h2", has_text="Equation 1").wait_for()
+
+
+def test_paper_is_white(browser: Browser, address: str) -> None:
+    ink = "getComputedStyle(document.querySelector('.bd-article p')).color"
+    with Visit(browser, address + "chapters/03_attention.html", color_scheme="light") as visit:
+        dark_ink = visit.page.evaluate(ink)
+    with Visit(browser, address + "chapters/03_attention.html", color_scheme="dark") as visit:
+        page = visit.page
+        light_ink = page.evaluate(ink)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(ink) == dark_ink != light_ink
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(ink) == light_ink
+
+
+@pytest.mark.parametrize(
+    ("words", "chapter"),
+    [
+        ("softmax", "Scaled dot-product attention"),
+        ("label smoothing", "Learning"),
+        ("warm-up", "Learning"),
+        ("cross-attention", "Many heads"),
+        ("install", "How to read and run this book"),
+    ],
+)
+def test_the_search_finds_chapters(browser: Browser, address: str, words: str, chapter: str) -> None:
     with Visit(browser, address + "book/welcome.html") as visit:
         page = visit.page
         page.keyboard.press("Control+k")
-        page.keyboard.type("softmax")
+        page.keyboard.type(words)
         page.keyboard.press("Enter")
-        page.locator("#search-results li a", has_text="Scaled dot-product attention").first.wait_for()
+        page.locator("#search-results li a", has_text=chapter).first.wait_for()
+        page.wait_for_function("document.querySelector('#search-results p')?.textContent.includes('found')")
+        first = page.locator("#search-results li").evaluate_all(
+            "found => found.slice(0, 3).map(f => f.innerText)"
+        )
+        assert any(chapter in text for text in first), first
         page.wait_for_load_state("networkidle")
         assert visit.complaints == [] and visit.foreign(address) == []
 

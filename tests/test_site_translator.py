@@ -164,6 +164,20 @@ def test_unknown_words_get_a_kind_answer(visit: TranslatorVisit) -> None:
     assert visit.demo.locator(".translation").inner_text() == "die Maus sieht zweiundvierzig Katzen ."
 
 
+def test_signs_lengths_and_examples_are_taken_as_a_reader_means_them(visit: TranslatorVisit) -> None:
+    visit.type("the mouse sees forty-two cats!")
+    assert visit.demo.locator(".translation").inner_text() == "die Maus sieht zweiundvierzig Katzen ."
+    visit.type("a" * 300)
+    assert "never met" in visit.says()
+    visit.type("a" * 301)
+    assert "301 characters" in visit.says()
+    field, choice = visit.demo.locator("input[type=text]"), visit.demo.locator("select")
+    first = choice.locator("option").first.inner_text()
+    field.fill("the dog sees the cat .")
+    choice.select_option(first)
+    assert field.input_value() == first
+
+
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:12]))
 def test_hostile_text_gets_an_answer_or_a_message(visit: TranslatorVisit, text: str) -> None:
     title, elements = visit.page.title(), "img, script, svg, iframe, style, link"

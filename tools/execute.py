@@ -183,10 +183,11 @@ def execute(chapter: Chapter, root: Path = ROOT, force: bool = False) -> bool:
     stale = force or old.metadata.get("fingerprint") != mark or not copy_outputs(new, old)
     if stale:
         run(chapter, new)
-    # A notebook that is otherwise up to date keeps its install cell, so that building a clone leaves no
-    # difference for git to show; naming the address on purpose rewrites it everywhere.
+    # A notebook that is otherwise up to date gets no install cell, so that building a clone leaves no
+    # difference for git to show; naming the address on purpose writes it everywhere. One that has it keeps it
+    # where there is no address, and in a fork gets the fork's.
     kept = next((cell for cell in old.cells if is_install_cell(cell)), None)
-    install = install_cell(root) if stale or "BOOK_REPOSITORY" in os.environ else None
+    install = install_cell(root) if stale or kept or "BOOK_REPOSITORY" in os.environ else None
     new.cells = [cell for cell in [install or kept] if cell] + new.cells
     set_cell_ids(new.cells)
     # `fingerprint` stands outside `book`, or jupytext would carry it into the chapter's front matter
@@ -213,7 +214,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
             ran = [run.result() for run in runs]
         except BookError:
             pool.shutdown(cancel_futures=True)  # let those that run come to their end, and start no more
-            raise
+            errors = [run.exception() for run in runs if not run.cancelled()]
+            raise BookError("\n\n".join(str(error) for error in errors if error)) from None
     print(f"{sum(ran)} executed, {len(ran) - sum(ran)} up to date")
 
 

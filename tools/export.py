@@ -45,7 +45,7 @@ class Module:
 
     name: str
     chapter: Chapter
-    imports: list[str] = field(default_factory=list)
+    imports: dict[str, str] = field(default_factory=dict)  # each, and the cell that it stands in
     body: list[str] = field(default_factory=list)
     defined: dict[str, str] = field(default_factory=dict)  # each top-level name, and the cell that defines it
 
@@ -63,7 +63,7 @@ class Module:
         lines = source.splitlines()
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                self.imports.append(ast.unparse(node))
+                self.imports[ast.unparse(node)] = where
                 for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                     lines[number] = ""
                 continue
@@ -131,7 +131,20 @@ def collect(book: list[Chapter]) -> dict[str, Module]:
                 modules[name].add(cell.source, where)
     for module in modules.values():
         import_neighbours(module, list(modules.values()))
+        check_names(module, modules)
     return {name: module for name, module in modules.items() if module.defined}
+
+
+def check_names(module: Module, modules: dict[str, Module]) -> None:
+    """Refuse an import of what no chapter exports: it would break the package, and so every chapter."""
+    for source, where in module.imports.items():
+        (node,) = ast.parse(source).body
+        origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and origin.startswith("transformer."):
+            other = modules.get(origin.removeprefix("transformer."))
+            for alias in node.names:
+                if not other or alias.name not in other.defined:
+                    raise BookError(f"{where}: no chapter exports `{alias.name}` to `{origin}`")
 
 
 def import_neighbours(module: Module, modules: list[Module]) -> None:
@@ -143,7 +156,7 @@ def import_neighbours(module: Module, modules: list[Module]) -> None:
         if other is not module and shared:
             source = f"from transformer.{other.name} import {', '.join(shared)}"
             check_floors(ast.parse(source), module.name, f"{module.chapter.name}: `{shared[0]}`")
-            module.imports.append(source)
+            module.imports[source] = module.chapter.name
 
 
 def init_source(modules: dict[str, Module], root: Path) -> str:

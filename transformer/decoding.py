@@ -52,7 +52,7 @@ def greedy_decode(
 
 @runtime_checkable
 class Codec(Protocol):
-    """What `translate` needs of a tokenizer."""
+    """What `translate` needs of a tokenizer: eos_id, pad_id, encode(text) and decode(ids)."""
 
     eos_id: int
     pad_id: int

@@ -33,7 +33,7 @@
   // Where a model has a list of words it has one spelling: small letters, signs apart, a full stop at the end
   function spelled(text, words) {
     if (!Object.keys(words).length) return text.trim();
-    const apart = text.toLowerCase().replace(/[.,]/g, " $& ").trim().split(/\s+/u).filter(Boolean);
+    const apart = text.toLowerCase().replace(/[!?]/g, ".").replace(/[.,]/g, " $& ").trim().split(/\s+/u).filter(Boolean);
     return apart.length && apart.at(-1) !== "." ? [...apart, "."].join(" ") : apart.join(" ");
   }
 
@@ -53,7 +53,7 @@
     context.putImageData(image, 0, 0);
   }
 
-  const percent = (share) => `${Math.round(100 * share)} %`;
+  const percent = (share) => (share > 0 && share < 0.01 ? "< 1 %" : `${Math.round(100 * share)} %`);
 
   // What stands between the common beginning and the common end of two lists
   function changed(now, before) {
@@ -72,6 +72,7 @@
       this.field = element("input", {
         id, type: "text", value: this.examples[0] ?? "", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
         enterkeyhint: "go", "aria-describedby": `${id}-note`,
+        oninput: () => { this.choice.selectedIndex = -1; }, // so that any example can be chosen again
       });
       this.choice = element("select", { id: `${id}-examples`, onchange: () => this.take(this.choice.value) },
         ...this.examples.map((text) => element("option", {}, text)));
@@ -121,10 +122,11 @@
 
     // Whether this can be translated; if not, say why
     accepts(text) {
-      const { words } = this.model, strange = unknown(text.slice(0, LONGEST.characters), words);
+      const typed = this.field.value.trim().length, { words } = this.model;
+      const strange = unknown(text.slice(0, LONGEST.characters), words);
       if (!text) this.say("Type an English sentence, or choose an example.");
-      else if (text.length > LONGEST.characters) {
-        const count = text.length.toLocaleString("en");
+      else if (typed > LONGEST.characters) {
+        const count = typed.toLocaleString("en");
         this.say(`That is ${count} characters. This page translates sentences of up to ${LONGEST.characters}.`);
       } else if (strange.length) {
         const names = strange.slice(0, 4).flatMap(
