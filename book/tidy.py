@@ -23,6 +23,7 @@ UNWANTED = "|".join(
         r' role="list"(?= class="citation-list")',
     )
 )
+PREFERRED = 'matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"'
 # A long signature's parameters: a list of definitions without a term, which a screen reader cannot announce
 PARAMETERS = r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>'
 # All of a signature, in which each word and each bracket has a span or two of its own
@@ -124,7 +125,9 @@ def tidy(app: Sphinx, exception: Exception | None) -> None:
         text = page.read_text(encoding="utf-8")
         text = re.sub(PARAMETERS, as_spans, re.sub(UNWANTED, "", text))
         text = re.sub(SIGNATURE, with_fewer_spans, text)
-        text = text.replace('data-theme="auto"', 'data-theme="light"', 1)  # for want of a script that chooses
+        # no page is ever without a theme: its colours would be undefined, and borders in them not drawn
+        text = text.replace('data-theme="auto"', 'data-theme="light"', 1)
+        text = text.replace('getItem("theme") || "auto"', f'getItem("theme") || ({PREFERRED})', 1)
         page.write_text(text, encoding="utf-8")
     for unused in [*static.rglob("*.map"), *static.glob("scripts/fontawesome.js*")]:
         unused.unlink(missing_ok=True)

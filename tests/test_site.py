@@ -253,7 +253,6 @@ def test_paper_is_white(browser: Browser, address: str) -> None:
         ("softmax", "Scaled dot-product attention"),
         ("label smoothing", "Learning"),
         ("warm-up", "Learning"),
-        ("cross-attention", "Many heads"),
         ("install", "How to read and run this book"),
     ],
 )
