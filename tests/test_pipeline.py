@@ -490,6 +490,8 @@ def test_chapters_run_side_by_side_and_one_failure_ends_it(
     assert {line.split()[0] for line in lines[:-1]} == set(TOY) and lines[-1] == "4 executed, 0 up to date"
     assert files(book) == before
     edit(book, "04_heads", "quarter(1)", "1 / 0")
+    with pytest.raises(BookError, match=r"04_heads\.md: code cell 2 of 2 failed"):
+        execute.main([], book)
     edit(book, "01_lookup", 'print("one")', "1 / 0")
     with pytest.raises(BookError) as error:  # both ran, so both are named
         execute.main(["01", "04"], book)

@@ -139,12 +139,11 @@ def check_names(module: Module, modules: dict[str, Module]) -> None:
     """Refuse an import of what no chapter exports: it would break the package, and so every chapter."""
     for source, where in module.imports.items():
         (node,) = ast.parse(source).body
-        origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-        if isinstance(node, ast.ImportFrom) and origin.startswith("transformer."):
-            other = modules.get(origin.removeprefix("transformer."))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformer."):
+            other = modules.get(node.module.removeprefix("transformer."))
             for alias in node.names:
                 if not other or alias.name not in other.defined:
-                    raise BookError(f"{where}: no chapter exports `{alias.name}` to `{origin}`")
+                    raise BookError(f"{where}: no chapter exports `{alias.name}` to `{node.module}`")
 
 
 def import_neighbours(module: Module, modules: list[Module]) -> None:

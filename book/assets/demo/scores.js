@@ -76,8 +76,8 @@ parts.demo("scores", "Demo: scores, scale and softmax", () => {
     said.textContent = scores.remark(weights);
     parts.fill(arrow, { x2: 10 * query[0], y2: -10 * query[1] }, []);
     parts.fill(output, { transform: `translate(${10 * x} ${-10 * y}) rotate(45)` }, []);
-    const inwards = x > 2; // near the edge there is no room to the right
-    parts.fill(outputName, { x: 10 * x + (inwards ? -3 : 3), y: -10 * y + (inwards ? -2 : 1), "text-anchor": inwards ? "end" : "start" }, []);
+    const [dx, dy, anchor] = x > 2 ? [-3, -2, "end"] : [3, 1, "start"]; // near the edge there is no room to the right
+    parts.fill(outputName, { x: 10 * x + dx, y: -10 * y + dy, "text-anchor": anchor }, []);
     handle.style.left = `${50 + (1000 * query[0]) / 82}%`;
     handle.style.top = `${50 - (1000 * query[1]) / 82}%`;
     handle.setAttribute("aria-valuenow", query[0]);
