@@ -25,7 +25,7 @@ MODULES: dict[str, tuple[int, str]] = {
     "model": (4, "The encoder-decoder Transformer."),
     "beam": (4, "Beam search, and the states from which a model goes on writing."),
     "data": (5, "Sentence pairs, the tokeniser and token-bounded batches."),
-    "decoding": (5, "Decoding: from a trained model to a sentence."),
+    "decoding": (6, "Decoding: from a trained model to a sentence."),
     "learning": (6, "The loss and the learning rates."),
     "fused_loss": (7, "The loss and its gradient without ever holding all logits."),
     "checkpoints": (6, "Weights and settings in one file, written whole or not at all."),

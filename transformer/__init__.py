@@ -189,7 +189,7 @@ from transformer.run_models import (
     last_models,
     share_right,
 )
-from transformer.run_trainer import RunTrainer, fitting
+from transformer.run_trainer import RunTrainer, Stopped, fitting
 from transformer.runs import locked, train_run
 from transformer.training import Trainer, TrainingConfig, batches_from, load_checkpoint, save_checkpoint
 
@@ -245,6 +245,7 @@ __all__ = [
     "SinusoidalPositions",
     "StepAttention",
     "StepDecoder",
+    "Stopped",
     "TATOEBA",
     "TATOEBA_SHA256",
     "TokenEmbedding",

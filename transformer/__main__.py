@@ -111,7 +111,10 @@ _COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 1 if it failed, 2 if it was not understood."""
+    """Run a command; the exit code is 0, 1 if it failed, 130 if it was stopped.
+
+    SystemExit, with the code 2, if it is not understood.
+    """
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     try:

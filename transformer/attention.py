@@ -31,7 +31,7 @@ def scaled_dot_product_attention(
 
     In `mask`, True means "may attend"; a query that may attend to nothing gets zeros.
     `dropout` is the share of weights that are set to zero, always: pass 0 when not training.
-    Returns the output and the weights.
+    Returns the output and the weights. Raises TypeError for a mask of numbers.
     """
     _must_be_boolean(mask)
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (*batch, queries, keys)
@@ -54,7 +54,7 @@ def fused_attention(
 ) -> Float[Tensor, "*batch queries d_v"]:
     """What `scaled_dot_product_attention` returns first, from PyTorch's fused kernel: no weights are kept.
 
-    `dropout` as there, too: pass 0 when not training.
+    `dropout` as there, too: pass 0 when not training. Raises TypeError for a mask of numbers.
     """
     _must_be_boolean(mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

@@ -47,20 +47,19 @@ class PrefixState:
         self.target = self.target[rows]
 
 
-@runtime_checkable
-class _Starts(Protocol):
-    def start(self, source: Int[Tensor, "rows source"]) -> DecodingState: ...
-
-
 def start_decoding(model: EncoderDecoder, source: Int[Tensor, "rows source"]) -> DecodingState:
     """The model's own state for these sentences, `model.start(source)`, or a `PrefixState`."""
-    return model.start(source) if isinstance(model, _Starts) else PrefixState(model, source)
+    start = getattr(model, "start", None)
+    return start(source) if start else PrefixState(model, source)
 
 
 def token_limits(
     model: EncoderDecoder, source: Int[Tensor, "batch source"], max_length: int | None
 ) -> Int[Tensor, " batch"]:
-    """How many tokens each may get: `max_length`, or its source's length + 50 (Sec. 6.1)."""
+    """How many tokens each may get: `max_length`, or its source's length + 50 (Sec. 6.1).
+
+    Raises ValueError if `max_length` is negative.
+    """
     if max_length is None:
         return (source != model.config.pad_id).sum(1) + 50
     if max_length < 0:
@@ -99,7 +98,7 @@ def _note_better(
     score: Float[Tensor, "rows kept"],
 ) -> None:
     """Write into `best`, row by row, what scores better than all before."""
-    top, which = score.to(best_score.dtype).max(dim=1)  # (rows,) each
+    top, which = score.max(dim=1)  # (rows,) each
     new = (top > best_score[rows]).nonzero()[:, 0]
     best[rows[new]], best_score[rows[new]] = target[new, which[new]], top[new]
 
@@ -122,7 +121,7 @@ def beam_search(
         raise ValueError(f"beam must be at least 1 and alpha at least 0, not {beam=}, {alpha=}")
     config, limit = model.config, token_limits(model, source, max_length)
     best = torch.full_like(limit[:, None], config.bos_id)  # (batch, 1)
-    best_score = torch.full_like(limit, -math.inf, dtype=torch.float64)  # (batch,)
+    best_score = torch.full_like(limit, -math.inf, dtype=torch.float32)  # (batch,)
     rows = (limit > 0).nonzero()[:, 0]  # (rows,): the sentences that are not finished
     places = torch.full_like(rows, beam)  # how many of its beginnings have not ended
     target = best[rows, None]  # (rows, width, target), with a width of 1
@@ -146,6 +145,7 @@ def beam_search(
             counts = ended | (at_limit & none)[:, None]
             score = total.masked_fill(~counts, -math.inf) / length_penalty(length, alpha=alpha)
             best = F.pad(best, (0, 1), value=config.pad_id)  # (batch, target + 1)
+            best_score = best_score.to(score.dtype)  # float64 if the model's numbers are
             _note_better(best, best_score, rows, target, score)
 
             # who goes on: the sentences that can still become better

@@ -43,7 +43,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             settings = json.loads(file.metadata()["settings"])
             names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
+            # copies, or it stays in use: Windows replaces no file that is
+            tensors = {name: file.get_tensor(name).clone() for name in names}
         if settings["checksum"] != _checksum(tensors):
             raise ValueError("the checksum is wrong")
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
@@ -63,7 +64,7 @@ def save_model(model: Transformer, path: str | Path) -> None:
     TypeError for another model than a Transformer, which `load_model` could not read.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    if not isinstance(model, Transformer):
+    if type(model) is not Transformer:  # nor a subclass: the file does not name it
         raise TypeError(f"only a Transformer can be saved, not a {type(model).__name__}")
     save_tensors(path, model.state_dict(), {"model": asdict(model.config)})
 

@@ -66,7 +66,7 @@ def scores(said: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 
 def evaluate_command(options: dict[str, Any]) -> int:
-    """Score a run on held-out sentences."""
+    """Score a run on held-out sentences; ValueError if there are none."""
     folder, split, files = options["run"], options["split"], options["files"]
     model, tokenizer = load_run(folder, pick_device(options["device"]))
     if files:
@@ -85,10 +85,12 @@ def evaluate_command(options: dict[str, Any]) -> int:
 def translate_lines(
     model: Transformer, tokenizer: Tokenizer, lines: list[str], beam: int
 ) -> tuple[list[str], int]:
-    """A translation for each line, empty if that is empty or too long; how many are."""
+    """A translation for each line, "" if that is empty or too long; how many are that."""
     lengths = [len(tokenizer.encode(line)) for line in lines]
     fitting = [number for number, length in enumerate(lengths) if 0 < length < LONGEST]
-    said = translate(model, tokenizer, [lines[number] for number in fitting], beam=beam)
+    shown = len(lines) > 1 and sys.stderr.isatty()  # a bar
+    some = [lines[number] for number in fitting]
+    said = translate(model, tokenizer, some, beam=beam, progress=shown)
     found = dict(zip(fitting, said, strict=True))
     too_long = [number for number, length in enumerate(lengths) if length >= LONGEST]
     for number in too_long:
@@ -98,7 +100,10 @@ def translate_lines(
 
 
 def translate_command(options: dict[str, Any]) -> int:
-    """Translate standard input, or what is typed; the exit code is 1 for long lines."""
+    """Translate standard input, or what is typed; the exit code is 1 for long lines.
+
+    ValueError if the input is closed, or is not UTF-8.
+    """
     model, tokenizer = load_run(options["run"], pick_device(options["device"]))
     if sys.stdin is None:
         raise ValueError("there is nothing to translate: standard input is closed")
@@ -115,7 +120,7 @@ def translate_command(options: dict[str, Any]) -> int:
                 continue
             print(*translate_lines(model, tokenizer, [line], options["beam"])[0])
     content = sys.stdin.buffer.read()
-    lines = text_lines(content, "input") if content else []
+    lines = text_lines(content, "input")
     translations, failed = translate_lines(model, tokenizer, lines, options["beam"])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")

@@ -117,7 +117,7 @@ def pad(rows: Sequence[list[int]], pad_id: int = Tokenizer.pad_id) -> Int[Tensor
     """Rows of different lengths as one rectangle."""
     length = max(map(len, rows))
     filled = [row + [pad_id] * (length - len(row)) for row in rows]
-    return torch.tensor(filled)  # (batch, length)
+    return torch.tensor(filled, dtype=torch.int64)  # (batch, length)
 
 
 def padding_share(batches: Iterable[Batch], pad_id: int = Tokenizer.pad_id) -> float:
@@ -127,7 +127,13 @@ def padding_share(batches: Iterable[Batch], pad_id: int = Tokenizer.pad_id) -> f
     return padding / sum(side.numel() for side in sides)
 
 
-def token_batches(examples: Sequence[Example], max_tokens: int, *, seed: int | None = None) -> list[Batch]:
+def token_batches(
+    examples: Sequence[Example],
+    max_tokens: int,
+    *,
+    seed: int | None = None,
+    pad_id: int = Tokenizer.pad_id,
+) -> list[Batch]:
     """Batches of similar length, `max_tokens` tokens a side at most, with padding.
 
     A seed shuffles the batches and the sentences of one length; else shortest first.
@@ -151,4 +157,4 @@ def token_batches(examples: Sequence[Example], max_tokens: int, *, seed: int | N
         width = max(width, longest)
     shuffle(groups)
     sides = [zip(*group, strict=True) for group in groups]
-    return [Batch(pad(source), pad(target)) for source, target in sides]
+    return [Batch(pad(source, pad_id), pad(target, pad_id)) for source, target in sides]

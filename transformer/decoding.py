@@ -11,8 +11,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm import tqdm
 
 from transformer.beam import beam_search, start_decoding, token_limits
+from transformer.data import pad
 from transformer.encoder_decoder import EncoderDecoder
 
 __all__ = ["Codec", "greedy_decode", "translate"]
@@ -70,11 +72,13 @@ def translate(
     alpha: float = 0.6,
     batch_size: int = 250,
     max_length: int | None = None,
+    progress: bool = False,
 ) -> list[str]:
     """Translate sentences, in their order: greedily, or by beam search if `beam` is more than 1.
 
-    `alpha` and `max_length` are those of `beam_search`; `batch_size` counts sentences. The model
-    should be in eval mode. TypeError for a single string, ValueError for an empty batch.
+    `alpha` and `max_length` are those of `beam_search`; `batch_size` counts sentences; `progress`
+    shows a bar. The model should be in eval mode. TypeError for a single string, ValueError for a
+    batch_size below 1, and the errors of `beam_search`.
     """
     if isinstance(sentences, str):
         raise TypeError("sentences must be a list of them; for a single one write [sentence]")
@@ -84,15 +88,15 @@ def translate(
     sources = [tokenizer.encode(sentence) + [tokenizer.eos_id] for sentence in sentences]
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     translations = [""] * len(sources)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = max(len(sources[i]) for i in rows)
-        padded = [sources[i] + [tokenizer.pad_id] * (width - len(sources[i])) for i in rows]
-        batch = torch.tensor(padded, device=device)  # (batch, source)
-        if beam == 1:
-            decoded = greedy_decode(model, batch, max_length=max_length)
-        else:
-            decoded = beam_search(model, batch, beam=beam, alpha=alpha, max_length=max_length)
-        for i, ids in zip(rows, decoded.tolist(), strict=True):
-            translations[i] = tokenizer.decode(ids)
+    with tqdm(total=len(sources), unit="sentence", disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = pad([sources[i] for i in rows], tokenizer.pad_id).to(device)  # (batch, source)
+            if beam == 1:
+                decoded = greedy_decode(model, batch, max_length=max_length)
+            else:
+                decoded = beam_search(model, batch, beam=beam, alpha=alpha, max_length=max_length)
+            for i, ids in zip(rows, decoded.tolist(), strict=True):
+                translations[i] = tokenizer.decode(ids)
+            bar.update(len(rows))
     return translations

@@ -22,7 +22,10 @@ __all__ = ["DeviceTrainer", "pick_device", "rounded"]
 
 
 def rounded(batch: Batch, multiple: int, *, pad_id: int = Tokenizer.pad_id) -> Batch:
-    """The same sentences with more padding, so that the lengths are multiples."""
+    """The same sentences with more padding: the lengths become multiples.
+
+    Of the target, that without its last token does, for so much of it the decoder reads.
+    """
 
     def longer(side: Tensor, length: int) -> Tensor:
         return F.pad(side, (0, -length % multiple), value=pad_id)
@@ -55,6 +58,7 @@ class DeviceTrainer(Trainer):
     `bf16` computes in bfloat16 where that is safe; the weights stay in float32.
     `compile` translates the stacks and the loss for the device. `multiple` rounds lengths up.
     Dropout draws from seed, step and rank alone, so that no state has to be kept.
+    ValueError if it is to compile while TRANSFORMER_CHECK_SHAPES is set.
     """
 
     rank = 0  # of this process, where there are several
@@ -80,7 +84,8 @@ class DeviceTrainer(Trainer):
         """The loss of a batch, computed on the device."""
         place = f"{self.config.seed} {self.step + 1} {self.rank}"
         torch.manual_seed(zlib.crc32(place.encode()))  # of every device
-        batch = Batch(*(side.to(self.device) for side in rounded(batch, self.multiple)))
+        batch = rounded(batch, self.multiple, pad_id=self.model.config.pad_id)
+        batch = Batch(*(side.to(self.device) for side in batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             smoothing = self.config.smoothing
             return fused_loss(self.model, batch, smoothing=smoothing, compile=self.compile)

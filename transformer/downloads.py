@@ -9,10 +9,12 @@ import gzip
 import hashlib
 import os
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.request import Request, urlopen
 from zipfile import ZipFile
+
+from tqdm import tqdm
 
 from transformer.data import Corpus, Pair
 from transformer.files import write_whole
@@ -41,17 +43,28 @@ MULTI30K_FILES = {  # name → SHA-256
 }
 
 
+def _download(url: str, name: str) -> bytes:
+    """What is at an address, all of it."""
+    # some servers turn away whoever does not say what it is
+    request = Request(url, headers={"User-Agent": "attention-piece-by-piece"})
+    with urlopen(request, timeout=60) as answer:
+        size = int(answer.headers.get("Content-Length", 0))
+        with tqdm.wrapattr(answer, "read", size or None, desc=name) as body:
+            content = b"".join(iter(lambda: body.read(2**16), b""))
+    if len(content) < size:
+        raise IncompleteRead(content, size - len(content))
+    return content
+
+
 def fetch(url: str, path: Path, sha256: str) -> Path:
     """The file at `path`, downloaded first if it is not there.
 
     ValueError if the content is not the expected one, OSError if it cannot be had.
     """
-    # some servers turn away whoever does not say what it is
-    request = Request(url, headers={"User-Agent": "attention-piece-by-piece"})
     cached = path.exists()
     origin = f"{path} (delete it to have it downloaded again)" if cached else url
     try:
-        content = path.read_bytes() if cached else urlopen(request, timeout=60).read()
+        content = path.read_bytes() if cached else _download(url, path.name)
     except (OSError, HTTPException) as error:
         raise OSError(f"{origin} cannot be read: {error!r}") from error
     found = hashlib.sha256(content).hexdigest()
@@ -63,10 +76,14 @@ def fetch(url: str, path: Path, sha256: str) -> Path:
 
 
 def text_lines(content: bytes, name: str | Path) -> list[str]:
-    """The lines of a text, ended by line feeds only; ValueError if not UTF-8."""
+    """The lines of a text, without the space around them; ValueError if not UTF-8.
+
+    Only a line feed ends a line.
+    """
     content = content.removeprefix(codecs.BOM_UTF8)  # a mark that some editors put in front
+    among = content.removesuffix(b"\n").split(b"\n") if content else []
     lines = []
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+    for number, line in enumerate(among, start=1):
         try:
             lines.append(line.decode().strip())
         except UnicodeDecodeError as error:

@@ -34,7 +34,10 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The share of translations that are their reference, to the last letter."""
+    """The share of translations that are their reference, to the last letter.
+
+    ValueError if there are not as many of these as of those, or none.
+    """
     _check(hypotheses, references)
     pairs = zip(hypotheses, references, strict=True)
     return sum(said == wanted for said, wanted in pairs) / len(references)
@@ -60,7 +63,8 @@ def bleu(
     """Corpus BLEU by sacrebleu, one reference a sentence.
 
     `tokenize` is sacrebleu's name of a way to cut text into words: "13a" for ordinary
-    text, "none" for text whose words are separated by spaces already.
+    text, "none" for text whose words are separated by spaces already. ImportError without
+    sacrebleu, ValueError if there are not as many references as translations, or none.
     """
     _check(hypotheses, references)
     try:
@@ -97,7 +101,10 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # n = 2
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of 2 to 10 runs and half-width of its 95 % interval, by Student's t."""
+    """Mean of 2 to 10 runs and half-width of its 95 % interval, by Student's t.
+
+    ValueError for fewer or more.
+    """
     if not 2 <= len(values) <= len(_T95) + 1:
         raise ValueError(f"from 2 to {len(_T95) + 1} runs, not {len(values)}")
     runs = torch.tensor(values, dtype=torch.float64)
@@ -145,9 +152,10 @@ def mean_surprise(
     """
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
-    for batch in token_batches(examples, max_tokens):
+    pad_id = model.config.pad_id
+    for batch in token_batches(examples, max_tokens, pad_id=pad_id):
         batch = Batch(*(side.to(device) for side in batch))
-        count = target_tokens(batch, pad_id=model.config.pad_id)
+        count = target_tokens(batch, pad_id=pad_id)
         total += count * batch_loss(model, batch, smoothing=smoothing).item()
         tokens += count
     return total / tokens

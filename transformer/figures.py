@@ -71,7 +71,7 @@ def attention_map(
     title: str = "",
 ) -> None:
     """Draw one attention map: a row per query, a column per key, the bluer the larger the weight (0 to 1)."""
-    ax.imshow(weights.detach().float().numpy(), cmap=WEIGHTS, vmin=0, vmax=1, interpolation="none")
+    ax.imshow(weights.detach().float().cpu().numpy(), cmap=WEIGHTS, vmin=0, vmax=1, interpolation="none")
     ax.set_xticks(range(len(keys)), keys, rotation=90)
     ax.set_yticks(range(len(queries)), queries)
     ax.set_title(title, fontsize="medium")

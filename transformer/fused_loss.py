@@ -26,7 +26,9 @@ def _loss_and_gradient(
     wanted, vocab = wanted[:, None], logits.shape[1]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # the same, or a copy
     top = wide.amax(1, keepdim=True)  # (tokens, 1)
-    right = (1 - smoothing) * wide.gather(1, wanted) + smoothing * wide.mean(1, keepdim=True)
+    right = (1 - smoothing) * wide.gather(1, wanted)
+    if smoothing:  # a logit may be -inf, and 0 · ∞ is no number
+        right += smoothing * wide.mean(1, keepdim=True)
     shares = wide.sub_(top).exp_()
     whole = shares.sum(1, keepdim=True)
     loss = (top + whole.log() - right).sum()
@@ -59,6 +61,8 @@ class _FusedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, behind):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():  # create_graph: the gradients' own gradients are not here
+            raise RuntimeError("fused_loss has no second derivative; batch_loss has one")
         scale = behind / ctx.tokens
         return *(g if g is None else scale * g for g in ctx.saved_tensors), None, None, None
 

@@ -68,6 +68,7 @@ def sentence_maps(model: Transformer, batches: Iterable[Batch]) -> Iterator[Maps
     """Every sentence's maps, (layers, heads, queries, keys) by kind, without padding.
 
     A row of "decoder" and of "cross" belongs to the token that is about to be written.
+    TypeError if `model` is no Transformer.
     """
     _attentions(model)  # is it one of ours?
     device, pad_id = next(model.parameters()).device, model.config.pad_id
@@ -200,14 +201,6 @@ def _checked(attentions: dict[str, list[MultiHeadAttention]], head: Head) -> Mul
     return layers[layer]
 
 
-def _copied(model: Transformer) -> Transformer:
-    """A copy that nothing has been made ready for yet."""
-    _attentions(model)
-    copied = copy.deepcopy(model)
-    copied._steps = None  # it would decode with the old heads
-    return copied
-
-
 @torch.no_grad()
 def without(model: Transformer, *heads: Head) -> Transformer:
     """A copy in which these heads bring back zeros.
@@ -216,7 +209,7 @@ def without(model: Transformer, *heads: Head) -> Transformer:
     counted from 0. ValueError if there is no such head, TypeError if `model` is no
     Transformer.
     """
-    copied = _copied(model)
+    copied = copy.deepcopy(model)
     attentions = _attentions(copied)
     for head in heads:
         attention = _checked(attentions, head)
@@ -306,7 +299,7 @@ def pruned(model: Transformer, *heads: Head) -> Transformer:
     it cannot be loaded from a file, for its `config` says how many heads it had: save
     the model, and prune again. Errors are those of `without`.
     """
-    copied = _copied(model)
+    copied = copy.deepcopy(model)
     attentions = _attentions(copied)
     gone: dict[MultiHeadAttention, set[int]] = {}
     for head in heads:

@@ -94,6 +94,8 @@ def _recorded_weights(model: "Transformer", source: Tensor, target: Tensor) -> d
     attentions = model.attentions()
     kept: dict[nn.Module, Tensor] = {}
     with ExitStack() as hooks:
+        # what is compiled would not listen
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for module in sum(attentions.values(), []):
             hooks.enter_context(module.register_forward_pre_hook(_ask, with_kwargs=True))
             keep = module.register_forward_hook(lambda m, _, out: kept.update({m: out[1]}))
@@ -143,6 +145,9 @@ class Transformer(EncoderDecoder):
         other = copy.copy(self)
         other._steps = StepDecoder(self)
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_steps": None}  # a copy is ready to be changed
 
     @torch.no_grad()
     def start(self, source: _Source) -> "CachedState":

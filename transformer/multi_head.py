@@ -148,7 +148,9 @@ class FewRows:
     def __init__(self, *layers: tuple[Tensor, Tensor | None]):
         weights, biases = zip(*layers, strict=True)
         self.table = torch.cat(weights).detach().T.contiguous()  # Wᵀ, (d_model, widths)
-        self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        given = [w.new_zeros(len(w)) if b is None else b for w, b in layers]
+        there = any(bias is not None for bias in biases)
+        self.bias = torch.cat(given).detach() if there else None
         self._every = torch.arange(len(self.table), device=self.table.device)
         self._first = self._every[:1]
         self._looks_up = slow_by_mkl(self.table, "one")

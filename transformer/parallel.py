@@ -22,7 +22,7 @@ from transformer.data import Batch, Example, Tokenizer
 from transformer.devices import DeviceTrainer
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.learning import target_tokens
-from transformer.training import TrainingConfig, batches_from
+from transformer.training import TrainingConfig
 
 __all__ = ["ParallelTrainer", "batch_share", "first_before_others", "processes", "rank_and_size"]
 
@@ -106,7 +106,8 @@ class ParallelTrainer(DeviceTrainer):
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the whole batch; its gradient is that of our rows, × world_size."""
-        part, share = batch_share(batch, self.rank, self.world_size)
+        pad_id = self.model.config.pad_id
+        part, share = batch_share(batch, self.rank, self.world_size, pad_id=pad_id)
         ours = self.shared(*part) * share  # sums up over the ranks to the loss
         whole = ours.detach().clone()
         if self.world_size > 1:
@@ -119,7 +120,6 @@ class ParallelTrainer(DeviceTrainer):
         if self.rank == 0:
             return super().run(until, checkpoint=checkpoint, every=every)
         end = self.config.steps if until is None else min(until, self.config.steps)
-        batches = batches_from(self.examples, self.config, skip=self.step)
-        for batch in islice(batches, max(0, end - self.step)):
+        for batch in islice(self.batches(), max(0, end - self.step)):
             self.update(batch)
         return None

@@ -101,7 +101,7 @@ class _BertEmbeddings(nn.Module):
 class BertEncoder(_BertEmbeddings):
     """BERT (Devlin et al., 2019): the encoder of this book with other embeddings and parts.
 
-    `activation` is "relu", "gelu", "gelu_new", "silu" or "swish".
+    `activation` is "relu", "gelu", "gelu_new", "silu" or "swish"; ValueError for another.
     """
 
     def __init__(
@@ -279,8 +279,13 @@ def sentence_vectors(
 ) -> Float[Tensor, "sentences d_model"]:
     """A vector of length 1 for each sentence, in their order: the mean of its tokens' vectors.
 
-    The model should be in eval mode; `batch_size` counts sentences.
+    The model should be in eval mode; `batch_size` counts sentences. TypeError for a single string,
+    ValueError for a batch_size below 1.
     """
+    if isinstance(sentences, str):
+        raise TypeError("sentences must be a list of them; for a single one write [sentence]")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     ids, padding = _real_ids(tokenizer, sentences), model.config.pad_id
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     weight = model.words.weight

@@ -69,7 +69,10 @@ RECIPES = {  # of the size tiny; "files" is for everybody's own
 
 
 def recipe_for(corpus: str, size: str) -> Recipe:
-    """The recipe of a corpus for a size; base and big are trained as in the paper."""
+    """The recipe of a corpus for a size; base and big are trained as in the paper.
+
+    ValueError for another size.
+    """
     recipe = RECIPES.get(corpus, RECIPES["files"])
     paper = {"num_layers": 6, "norm_first": False, "schedule": "paper"}
     paper |= {"max_tokens": 25_000, "warmup": 4000}
@@ -79,12 +82,22 @@ def recipe_for(corpus: str, size: str) -> Recipe:
         "base": paper | {"steps": 100_000, "dropout": 0.1},
         "big": paper | {"steps": 300_000, "dropout": 0.3},
     }
+    if size not in changes:
+        raise ValueError(f"unknown size {size}: choose {', '.join(changes)}")
     return replace(recipe, **changes[size])
 
 
 def settings_for(options: dict[str, Any]) -> dict[str, Any]:
-    """Every setting of a run: what was asked for, and the recipe's word on the rest."""
+    """Every setting of a run: what was asked for, and the recipe's word on the rest.
+
+    ValueError for an option that is no setting, and for an unknown size.
+    """
     defaults: dict[str, Any] = {"corpus": ["numbers"], "size": "tiny", "seed": 0}
+    known = {field.name for kind in (Recipe, TrainingConfig) for field in fields(kind)}
+    known |= {*defaults, "every"}
+    if unknown := sorted(options.keys() - known):
+        wanted = ", ".join(sorted(known))
+        raise ValueError(f"unknown setting {', '.join(unknown)}: choose from {wanted}")
     chosen = defaults | options
     recipe = recipe_for(chosen["corpus"][0], chosen["size"])
     settings = chosen | asdict(recipe) | options

@@ -78,7 +78,7 @@ def open_run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     if (folder / "config.json").exists():
         settings = settings_for(read_config(folder)["settings"])
         for name, value in options.items():
-            old = settings[name]
+            old: Any = settings.get(name)
             if name == "corpus" and len(old) == len(value) == 2:
                 settings[name] = value  # the files have moved; the checkpoint knows them
             elif old != value:
@@ -98,7 +98,7 @@ def open_run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path, until: float = math.inf) -> list[dict[str, Any]]:
-    """The reports of a run, up to a step."""
+    """The reports of a run, up to a step; ValueError if the file is damaged."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     try:

@@ -22,7 +22,7 @@ from transformer.run_files import read_metrics, read_tokenizer, write_metrics
 from transformer.run_models import held_out_loss, keep_model, share_right
 from transformer.training import load_checkpoint
 
-__all__ = ["RunTrainer", "fitting"]
+__all__ = ["RunTrainer", "Stopped", "fitting"]
 
 
 def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], limit: int) -> list[Example]:
@@ -34,11 +34,15 @@ def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], limit: int) -> list[Exa
     return short
 
 
+class Stopped(Exception):
+    """A training ends after a step, because it was asked to."""
+
+
 class RunTrainer(ParallelTrainer):
     """A trainer with a directory; `machine` is what DeviceTrainer takes."""
 
     model: Transformer
-    stopping = False  # True: raise KeyboardInterrupt after this step
+    stopping = False  # True: raise Stopped after this step
 
     def __init__(self, folder: Path, settings: dict[str, Any], corpus: Corpus, **machine: Any):
         self.folder, self.every = folder, settings["every"]
@@ -58,7 +62,7 @@ class RunTrainer(ParallelTrainer):
         self.tokens, self.since = 0, time.perf_counter()
 
     def update(self, batch: Batch) -> None:
-        """A step, and a report if it is time."""
+        """A step, and a report if it is time; Stopped if `stopping` was set meanwhile."""
         super().update(batch)
         self.tokens += target_tokens(batch)
         last = self.step == self.config.steps
@@ -66,7 +70,7 @@ class RunTrainer(ParallelTrainer):
             _report(self)
             self.tokens, self.since = 0, time.perf_counter()
         if self.stopping:
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 def _report(trainer: RunTrainer) -> None:

@@ -17,7 +17,7 @@ from transformer.parallel import first_before_others, rank_and_size
 from transformer.recipes import configs_for, load_corpus
 from transformer.run_files import draw_curve, open_run, this_machine, write_config
 from transformer.run_models import choose_model, chosen, held_out_loss
-from transformer.run_trainer import RunTrainer
+from transformer.run_trainer import RunTrainer, Stopped
 from transformer.training import save_checkpoint
 
 __all__ = ["locked", "train_run"]
@@ -67,17 +67,16 @@ def _run(trainer: RunTrainer) -> None:
     try:
         with _between_steps(trainer):
             trainer.run(checkpoint=checkpoint, every=trainer.every)
-    except KeyboardInterrupt:
-        if not trainer.stopping:
-            raise
+    except Stopped:
         save_checkpoint(trainer, checkpoint)
 
 
-def _opened(folder: Path, options: dict[str, Any]) -> tuple[dict[str, Any], Corpus]:
+def _opened(folder: Path, options: dict[str, Any], *, learns: bool) -> tuple[dict[str, Any], Corpus]:
     """The settings and the corpus of a run, old or new; nothing is written."""
     settings = open_run(folder, options)
     configs_for(settings, 300)  # refuse what cannot be
-    Tokenizer.train([], settings["vocab_size"])  # and so few pieces
+    if learns:
+        Tokenizer.train([], settings["vocab_size"])  # and so few pieces
     corpus, skipped = load_corpus(settings["corpus"])
     if skipped and rank_and_size()[0] == 0:
         print(f"skipped {skipped:,} pairs with an empty side")
@@ -129,7 +128,8 @@ def train_run(
     """
     first = rank_and_size()[0] == 0
     with first_before_others():
-        settings, corpus = _opened(folder, options)
+        learns = not tokenizer and not (folder / "config.json").exists()
+        settings, corpus = _opened(folder, options, learns=learns)
     with locked(folder) if first else nullcontext():
         with first_before_others():
             if first and not (folder / "config.json").exists():

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from transformer.checkpoints import load_tensors, save_tensors, unprefixed
-from transformer.data import Batch, Example, token_batches
+from transformer.data import Batch, Example, Tokenizer, token_batches
 from transformer.encoder_decoder import EncoderDecoder
 from transformer.learning import batch_loss, linear_rate, paper_rate, target_tokens
 
@@ -61,7 +61,13 @@ class TrainingConfig:
         return linear_rate(step, peak=peak, warmup=warmup, steps=self.steps)
 
 
-def batches_from(examples: Sequence[Example], config: TrainingConfig, *, skip: int = 0) -> Iterator[Batch]:
+def batches_from(
+    examples: Sequence[Example],
+    config: TrainingConfig,
+    *,
+    skip: int = 0,
+    pad_id: int = Tokenizer.pad_id,
+) -> Iterator[Batch]:
     """Epoch after epoch, each in its own order, without the first `skip` batches.
 
     Raises ValueError if there are no examples.
@@ -69,7 +75,7 @@ def batches_from(examples: Sequence[Example], config: TrainingConfig, *, skip: i
     if not examples:
         raise ValueError("there are no sentences to learn from: examples is empty")
     for epoch in itertools.count(1000 * config.seed):
-        batches = token_batches(examples, config.max_tokens, seed=epoch)
+        batches = token_batches(examples, config.max_tokens, seed=epoch, pad_id=pad_id)
         yield from batches[skip:]
         skip = max(0, skip - len(batches))
 
@@ -87,6 +93,11 @@ class Trainer:
     def step(self) -> int:
         """The number of steps done."""
         return len(self.losses)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches to come, without end."""
+        pad_id = self.model.config.pad_id
+        return batches_from(self.examples, self.config, skip=self.step, pad_id=pad_id)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch; chapter 12 computes it on a GPU, or on many."""
@@ -118,10 +129,9 @@ class Trainer:
 def _with_bar(trainer: Trainer, end: int) -> Iterator[Batch]:
     """The batches up to step `end`, with a bar that reports how each of them went."""
     todo = max(0, end - trainer.step)
-    batches = batches_from(trainer.examples, trainer.config, skip=trainer.step)
     tokens, start = 0, time.perf_counter()
     with tqdm(total=end, initial=trainer.step, unit="step") as bar:
-        for batch in itertools.islice(batches, todo):
+        for batch in itertools.islice(trainer.batches(), todo):
             yield batch
             tokens += target_tokens(batch, pad_id=trainer.model.config.pad_id)
             speed = tokens / (time.perf_counter() - start)
