@@ -20,8 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import save_file
 
@@ -35,7 +38,7 @@ from transformer.data import Batch, Tokenizer
 from transformer.evaluation import average_weights
 from transformer.model import Transformer
 from transformer.recipes import RECIPES, SIZES, configs_for, load_corpus, settings_for
-from transformer.run_files import read_config, read_metrics
+from transformer.run_files import draw_curve, read_config, read_metrics
 from transformer.run_models import choose_model, chosen, keep_model, last_models
 from transformer.run_trainer import RunTrainer
 from transformer.runs import train_run
@@ -227,8 +230,10 @@ def test_what_someone_else_left_behind_is_not_used(
     """A tokenizer without a config.json is of a run that never began, perhaps on another corpus."""
     write_corpus(tmp_path)
     Tokenizer.train(["abab"] * 3, 260).save(tmp_path / "run" / "tokenizer.json")
+    (tmp_path / "run" / "config.json.7.part").touch()
     options = command(tmp_path, "run", "--steps", "1")
     assert call(["train", *options], capsys)[0] == 0
+    assert not list((tmp_path / "run").glob("*.part"))
     assert len(Tokenizer.load(tmp_path / "run" / "tokenizer.json")) > 260
 
 
@@ -246,6 +251,8 @@ def test_a_run_directory_holds_all_that_is_promised(whole: SimpleNamespace) -> N
     measured = {"loss", "rate", "seconds", "tokens_per_second", "validation_loss", "exact_match"}
     assert set(metrics[0]) == {"step"} | measured
     assert set(metrics[-1]) - set(metrics[0]) == {"average_loss"}
+    losses = load_tensors(whole.run / "checkpoint.safetensors")[0]["losses"]
+    assert metrics[-1]["loss"] == pytest.approx(losses[-2:].mean().item())  # of the steps since the last
     assert f"model.safetensors: {chosen(metrics)}" in whole.out
 
 
@@ -334,6 +341,47 @@ def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
     assert signal.getsignal(signal.SIGINT) is before
     assert call(f"train --run {run}", capsys)[0] == 0
     same(run, whole.run)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_half_a_step_is_not_kept(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.Adam.step
+
+    def interrupted(self: torch.optim.Adam, *args: Any) -> None:
+        step(self, *args)
+        if self.state_dict()["state"][0]["step"] == 11:  # the weights have moved, the losses are those of 10
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", interrupted)
+        assert call(["train", *command(whole.folder, "hasty")], capsys)[0] == 130
+    run = whole.folder / "hasty"
+    assert len(load_tensors(run / "checkpoint.safetensors")[0]["losses"]) == 10
+    assert call(f"train --run {run}", capsys)[0] == 0
+    same(run, whole.run)
+
+
+def test_a_polite_kill_stops_after_a_step_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = parallel.ParallelTrainer.update
+
+    def killed(self: parallel.ParallelTrainer, batch: Batch) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        update(self, batch)
+
+    monkeypatch.setattr(parallel.ParallelTrainer, "update", killed)
+    write_corpus(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or, unheard, it would end the tests
+    try:
+        status, out, _ = call(["train", *command(tmp_path, "run", "--steps", "2")], capsys)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert status == 130 and f"train --run {tmp_path / 'run'}" in out
+    assert len(load_tensors(tmp_path / "run" / "checkpoint.safetensors")[0]["losses"]) == 1
 
 
 def test_a_full_disk_ends_with_a_message_and_the_old_checkpoint(whole: SimpleNamespace) -> None:
@@ -472,8 +520,48 @@ def test_settings_that_cannot_be_write_nothing(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, _, err = call(f"{text} --run {tmp_path / 'run'}", capsys)
-    assert status == 1 and text.split()[-1] in err.replace("abacus", "abacus") or "warmup" in err
-    assert not (tmp_path / "run").exists()
+    setting = text.split()[1].removeprefix("--").replace("-", "_")
+    assert status == 1 and setting in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", "huge"), ("layers", 3)])
+def test_settings_that_do_not_exist_are_named(
+    whole: SimpleNamespace, tmp_path: Path, name: str, value: object
+) -> None:
+    for run in (tmp_path, whole.run):  # new and old
+        with pytest.raises(ValueError, match=rf"{name}.* ({value}|warmup)"):
+            train_run(run, {name: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_in_pieces_bring_their_own_tokenizer(
+    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of fewer pieces than one of ours could have; and it goes on with that."""
+    library = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({piece: i for i, piece in enumerate("pbe?0123456789")}, "?")
+    )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    files = [str(whole.folder / name) for name in ("a.txt", "b.txt")]
+    options = {"corpus": files, "steps": 2, "every": 1, "vocab_size": 14}
+    for own in (Tokenizer(library), None):
+        assert train_run(tmp_path / "run", options, tokenizer=own, device="cpu")
+    assert len(Tokenizer.load(tmp_path / "run" / "tokenizer.json")) == 14
+
+
+def test_the_usual_directory_tells_corpus_and_size(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[str] = []
+
+    def finished(folder: Path, *_: object, **__: object) -> bool:
+        folders.append(str(folder))
+        return True
+
+    monkeypatch.setattr(commands, "train_run", finished)
+    for options in ("", "--size base", "--corpus fragment --size big", "--corpus a b --size small"):
+        assert call(f"train --device cpu {options}", capsys)[0] == 0
+    assert folders == ["runs/numbers-tiny", "runs/numbers-base", "runs/fragment-big", "runs/files-small"]
 
 
 def test_help_shows_examples_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -562,6 +650,22 @@ def test_bleu_with_and_without_capitals() -> None:
     wanted = ["Der Hund sieht die Katze .", "Sie schläft in der Sonne ."]
     exact, cased, lowered = scores([text.lower() for text in wanted], wanted)
     assert "exact match  0.0 %" in exact and "BLEU 100.0" in lowered and "BLEU 100.0" not in cased
+
+
+def test_the_curve_shows_both_losses_and_the_exact_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[tuple[list[float], list[float]]] = []
+
+    def keep(figure: Any, *_: object, **__: object) -> None:
+        drawn = [line for axes in figure.axes for line in axes.lines]
+        lines.extend((list(line.get_xdata()), list(line.get_ydata())) for line in drawn)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
+    measured = {"loss": (4, 2), "validation_loss": (5, 3), "exact_match": (0.25, 0.5)}
+    metrics = [{"step": i + 7, **{name: both[i] for name, both in measured.items()}} for i in (0, 1)]
+    draw_curve(metrics, tmp_path / "curve.png")
+    assert lines == [([7, 8], [4, 2]), ([7, 8], [5, 3]), ([7, 8], [25, 50])]
 
 
 def test_without_matplotlib_the_curve_is_missing_and_says_so(
@@ -683,13 +787,18 @@ def test_a_prompt_translates_until_it_ends(
 
 
 def test_a_corpus_may_move_but_not_change(
-    whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copied(whole.run, tmp_path / "run")
     write_corpus(tmp_path)
     there = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
-    status, _, _ = call(["train", "--run", str(tmp_path / "run"), "--corpus", *there], capsys)
-    assert status == 0 and read_config(tmp_path / "run")["settings"]["corpus"] == there
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)  # only now; later, it goes on from elsewhere
+        assert call("train --run run --corpus a.txt b.txt", capsys)[0] == 0
+    assert read_config(tmp_path / "run")["settings"]["corpus"] == there
     (tmp_path / "b.txt").write_text((tmp_path / "b.txt").read_text().replace("2", "7"))
     status, _, err = call(f"train --run {tmp_path / 'run'}", capsys)
     assert status == 1 and "checkpoint.safetensors" in err and "data" in err
@@ -729,10 +838,30 @@ def test_a_finished_run_without_metrics_says_that_it_is_done(
 
 def test_one_endless_sentence_does_not_lengthen_the_others(whole: SimpleNamespace) -> None:
     corpus, _ = load_corpus([str(whole.folder / name) for name in ("a.txt", "b.txt")])
+    corpus = replace(corpus, validation=corpus.train[:120])  # more than are shown
     endless = replace(corpus, validation=[("9 " * 500, "9 " * 500), *corpus.validation])
     settings = read_config(whole.run)["settings"]
     shown = RunTrainer(whole.run, settings, endless).shown
     assert shown == RunTrainer(whole.run, settings, corpus).shown == corpus.validation[:100]
+
+
+def test_the_beam_is_as_wide_as_asked(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams: list[int] = []
+
+    def listen(model: Transformer, tokenizer: Tokenizer, lines: list[str], **options: int) -> list[str]:
+        beams.append(options["beam"])
+        return lines
+
+    monkeypatch.setattr(commands, "translate", listen)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=["2 0 1", EOFError]))
+    assert call(f"evaluate --run {whole.run} --device cpu --beam 2", capsys)[0] == 0
+    feed(monkeypatch, b"2 0 1\n")
+    assert call(f"translate --run {whole.run} --device cpu --beam 3", capsys)[0] == 0
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert call(f"translate --run {whole.run} --device cpu --beam 4", capsys)[0] == 0
+    assert beams == [2, 3, 4]
 
 
 def test_other_files_are_scored_as_a_whole(
@@ -745,6 +874,10 @@ def test_other_files_are_scored_as_a_whole(
     (tmp_path / "b").write_text("4 3 2 1\n")
     status, _, err = call(f"evaluate --run {whole.run} --files {tmp_path}/a {tmp_path}/b", capsys)
     assert status == 1 and "3 lines" in err
+    for name in "ab":
+        (tmp_path / name).write_text("")
+    status, _, err = call(f"evaluate --run {whole.run} --files {tmp_path}/a {tmp_path}/b", capsys)
+    assert status == 1 and "no sentences" in err and "/a" in err
 
 
 def test_translations_are_written_in_utf_8(whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -754,6 +887,17 @@ def test_translations_are_written_in_utf_8(whole: SimpleNamespace, monkeypatch: 
     feed(monkeypatch, b"girl\n")
     assert main(f"translate --run {whole.run} --device cpu".split()) == 0
     assert out.getvalue().decode() == "Mädchen\n"
+
+
+def test_many_lines_have_a_bar_in_a_terminal_and_one_has_none(
+    whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lines, terminal in ((b"2 0\n2 1\n", False), (b"2 0\n", True), (b"2 0\n2 1\n", True)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        feed(monkeypatch, lines)
+        status, out, err = call(f"translate --run {whole.run} --device cpu", capsys)
+        assert status == 0 and len(out.splitlines()) == len(lines.splitlines())
+        assert "2/2" in err if terminal and len(lines) > 4 else err == ""
 
 
 def test_whoever_has_heard_enough_may_leave(whole: SimpleNamespace) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/")
         self.server.asked.append(name)
+        if self.headers["User-Agent"].startswith("Python-urllib"):
+            self.send_error(403)  # as some servers answer whoever does not say what it is
+            return
         if name not in self.server.files:
             self.send_error(404)
             return
@@ -103,14 +108,21 @@ def test_download_gives_the_pairs_of_each_split(server: Server, tmp_path: Path) 
     assert names(tmp_path / "new" / "folder") == set(TEXTS)
 
 
-def test_cached_files_are_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_cached_files_are_not_downloaded_again(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = partial(downloads.tqdm.wrapattr, disable=False)  # which tests are otherwise spared
+    monkeypatch.setattr(downloads.tqdm, "wrapattr", shown)
     first = downloads.multi30k(tmp_path, address=server.address)
     assert sorted(server.asked) == sorted(TEXTS)
+    bars = capsys.readouterr().err
+    assert all(f"{name}: 100%" in bars for name in TEXTS)
     assert downloads.multi30k(tmp_path, address=server.address) == first
     assert len(server.asked) == len(TEXTS)
     (tmp_path / "val.de.gz").unlink()
     assert downloads.multi30k(tmp_path, address=server.address) == first
     assert server.asked[len(TEXTS) :] == ["val.de.gz"]
+    assert set(re.findall(r"\S+\.gz", capsys.readouterr().err)) == {"val.de.gz"}
 
 
 def test_folder_before_environment_before_home(
@@ -273,7 +285,8 @@ def test_numbers_corpus_is_deterministic_and_split_by_number() -> None:
     assert corpora.numbers_corpus(1_000, 2_000) == small
     for split in ("train", "validation", "test"):
         assert set(getattr(small, split)) <= set(getattr(large, split))
-    assert sum(len(part) for part in (large.train, large.validation, large.test)) == 2_000
+    everything = sorted(large.train + large.validation + large.test)
+    assert everything == sorted(map(corpora.number_words, range(2_000)))
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +323,16 @@ def test_a_file_is_for_whoever_a_new_file_is_for(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_two_processes_may_write_one_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(part: Path) -> None:
+        part.write_text("ours")
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        write_whole(tmp_path / "a", lambda part: part.write_text("theirs"))
+
+    write_whole(tmp_path / "a", write)
+    assert (tmp_path / "a").read_text() == "ours" and names(tmp_path) == {"a"}
 
 
 def test_examples_of_no_pairs(tokenizer: data.Tokenizer) -> None:

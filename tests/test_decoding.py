@@ -101,11 +101,13 @@ def test_a_cache_never_writes_into_what_it_was_given() -> None:
 
 
 @few
-@given(seeds, st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.booleans())
-def test_a_few_rows_are_a_linear_layer(seed: int, count: int, widths: list[int], bias: bool) -> None:
+@given(
+    seeds, st.integers(1, 4), st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=3)
+)
+def test_a_few_rows_are_a_linear_layer(seed: int, count: int, sizes: list[tuple[int, bool]]) -> None:
     """One row, which is looked up in float32, as well as several; and what was made ready stays."""
     torch.manual_seed(seed)
-    layers = [torch.nn.Linear(5, width, bias) for width in widths]
+    layers = [torch.nn.Linear(5, width, bias) for width, bias in sizes]
     few_rows = FewRows(*((layer.weight, layer.bias) for layer in layers))
     x = torch.randn(count, 5)
     expected = torch.cat([layer(x) for layer in layers], 1)
@@ -254,6 +256,8 @@ def test_a_frozen_model_says_what_it_said_and_its_model_goes_on() -> None:
         model.decoder.layers[0].cross_attention.value.weight.mul_(-3)
     changed = greedy_decode(model, source, max_length=9)
     assert torch.equal(greedy_decode(frozen, source, max_length=9), said) and not torch.equal(changed, said)
+    copied = greedy_decode(copy.deepcopy(frozen), source, max_length=9)
+    assert torch.equal(copied, changed)  # a copy is an ordinary model again
     assert Forgetful(model).frozen().model is model  # nothing to make ready
 
 
@@ -440,7 +444,7 @@ class Digits:
         return [int(digit) for digit in text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(str(i) for i in ids if i != PAD)
+        return "".join(str(i) for i in ids if i != self.pad_id)
 
 
 def test_translating_keeps_the_order_and_the_search() -> None:
@@ -456,6 +460,14 @@ def test_translating_keeps_the_order_and_the_search() -> None:
     assert translate(model, codec, []) == []
     with pytest.raises(ValueError, match="beam"):
         translate(model, codec, texts, beam=0)
+
+
+def test_translating_pads_with_the_codecs_own_id() -> None:
+    model, codec = opinionated(5, (3, BOS, EOS)), Digits()
+    codec.pad_id = 3
+    texts = ["45", "5", "", "45044", "44"]
+    alone = [translate(model, codec, [text], max_length=7)[0] for text in texts]
+    assert translate(model, codec, texts, max_length=7) == alone
 
 
 def test_an_empty_batch() -> None:

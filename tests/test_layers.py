@@ -1,9 +1,9 @@
-"""Our dropout on a processor against what dropout has to be."""
+"""Our dropout on a processor against what dropout has to be, and where the layers have none."""
 
 import pytest
 import torch
 
-from transformer.layers import Dropout
+from transformer.layers import DecoderLayer, Dropout, EncoderLayer
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
@@ -45,3 +45,12 @@ def test_dropout_depends_on_the_seed_alone_and_not_on_the_threads() -> None:
 def test_dropout_in_evaluation_is_the_input_itself() -> None:
     given = torch.ones(5)
     assert Dropout(0.5).eval()(given) is given
+
+
+def test_no_layer_drops_weights_of_its_attention() -> None:
+    """As in the paper; PyTorch's layers do."""
+    torch.manual_seed(0)
+    encoder, decoder = EncoderLayer(8, 2, 16, dropout=0.5), DecoderLayer(8, 2, 16, dropout=0.5)
+    x = torch.randn(1, 9, 8)
+    for attention in (encoder.self_attention, decoder.self_attention, decoder.cross_attention):
+        assert attention.training and torch.equal(attention(x, x, x)[0], attention(x, x, x)[0])

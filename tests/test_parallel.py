@@ -23,6 +23,8 @@ from transformer.devices import DeviceTrainer, pick_device, rounded
 from transformer.fused_loss import fused_loss
 from transformer.learning import batch_loss, target_tokens
 from transformer.parallel import ParallelTrainer, batch_share
+from transformer.pretrained import MarianTranslator
+from transformer.recurrent import RecurrentConfig, RecurrentTranslator
 from transformer.training import Trainer, TrainingConfig, load_checkpoint
 
 SCRIPT = """
@@ -181,6 +183,27 @@ def test_fused_loss_is_the_loss(seed: int, rows: int, length: int, smoothing: fl
         torch.testing.assert_close(b, a, rtol=0, atol=1e-10)
 
 
+def test_fused_loss_where_a_token_is_impossible() -> None:
+    torch.manual_seed(0)
+    ours = MarianTranslator(model(dropout=0.0).config).double()
+    ours.output_bias[1] = -math.inf
+    batch, found = Batch(torch.randint(3, 9, (4, 5)), torch.randint(3, 9, (4, 6))), []
+    for loss_of in (batch_loss, fused_loss):
+        loss = loss_of(ours, batch, smoothing=0.0)
+        found.append([loss, *torch.autograd.grad(loss, list(ours.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-10)
+
+
+def test_fused_loss_has_no_second_derivative() -> None:
+    ours = RecurrentTranslator(RecurrentConfig(9, d_model=8, dropout=0.0))
+    batch = Batch(torch.randint(3, 9, (4, 5)), torch.randint(3, 9, (4, 6)))
+    [slope] = torch.autograd.grad(batch_loss(ours, batch, smoothing=0.1), ours.output.bias, create_graph=True)
+    torch.autograd.grad(slope.square().sum(), ours.output.bias)
+    with pytest.raises(RuntimeError, match="batch_loss"):
+        torch.autograd.grad(fused_loss(ours, batch, smoothing=0.1), ours.output.bias, create_graph=True)
+
+
 def test_fused_loss_in_bf16() -> None:
     torch.manual_seed(0)
     ours, batch = model(dropout=0.0), Batch(torch.randint(3, 9, (40, 5)), torch.randint(3, 9, (40, 11)))
@@ -206,6 +229,7 @@ def test_compiling_while_shapes_are_checked_names_the_variable(monkeypatch: pyte
 
 
 LEARNS_COMPILED = """
+import copy
 import torch
 from test_training import examples, model
 from transformer.devices import DeviceTrainer
@@ -218,6 +242,12 @@ for compile in (False, True):
     trainer.run()
     losses.append(torch.tensor(trainer.losses))
 torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+ours = trainer.model.eval()
+pair = torch.tensor([[5, 6, 2]]), torch.tensor([[1, 6]])
+with torch.no_grad():
+    ours(*pair)  # compiled while nobody listened
+maps = ours.attention_maps(*pair)  # what is compiled shows its weights, too
+torch.testing.assert_close(maps, copy.deepcopy(ours).attention_maps(*pair))
 print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
 
@@ -253,6 +283,25 @@ def test_dropout_depends_on_seed_and_step_only_and_a_run_resumes(tmp_path: Path)
     assert other.losses != whole.losses
 
 
+def test_every_process_drops_other_numbers() -> None:
+    losses = []
+    for rank in (0, 1):
+        run = DeviceTrainer(model(), examples(), config())
+        run.rank = rank
+        run.run(1)
+        losses.append(run.losses)
+    assert losses[0] != losses[1]
+
+
+def test_a_trainer_rounds_its_lengths_up() -> None:
+    run, lengths = DeviceTrainer(model(), examples(), config(), multiple=8), list[int]()
+    for name in ("encoder", "decoder"):
+        stack = run.model.get_submodule(name)
+        stack.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    run.run(3)
+    assert len(lengths) == 6 and not any(length % 8 for length in lengths)
+
+
 def test_bfloat16_keeps_the_weights_in_float32_and_learns() -> None:
     run = ParallelTrainer(model(dropout=0.0), examples(8), config(steps=150, peak_rate=1e-2), bf16=True)
     run.run()
@@ -262,9 +311,10 @@ def test_bfloat16_keeps_the_weights_in_float32_and_learns() -> None:
     assert run.losses[-1] < 0.6 * run.losses[0]
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
-    for name in ("cuda:77", "abacus"):
-        with pytest.raises(ValueError, match=name):
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "76")
+    for name, named in (("cuda:77", "cuda:77"), ("cuda", "cuda:76"), ("abacus", "abacus")):
+        with pytest.raises(ValueError, match=named):
             pick_device(name)
 
 

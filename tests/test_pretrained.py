@@ -231,6 +231,10 @@ def test_sentence_vectors(bert: tuple[Any, Path]) -> None:
     tokenizer.enable_padding(length=12)
     torch.testing.assert_close(sentence_vectors(model, tokenizer, texts), vectors, rtol=0, atol=1e-5)
     assert sentence_vectors(model, tokenizer, []).shape == (0, 16)
+    with pytest.raises(TypeError, match="a list"):
+        sentence_vectors(model, tokenizer, "a b")
+    with pytest.raises(ValueError, match="batch_size"):
+        sentence_vectors(model, tokenizer, texts, batch_size=0)
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +20,11 @@ from transformer import checkpoints, training
 from transformer.checkpoints import load_model, save_model
 from transformer.config import TransformerConfig
 from transformer.data import Batch, Example, pad, token_batches
+from transformer.evaluation import mean_surprise
 from transformer.learning import batch_loss, label_smoothed_loss, linear_rate, paper_rate
 from transformer.model import Transformer
+from transformer.parallel import ParallelTrainer
+from transformer.pretrained import MarianTranslator
 from transformer.training import Trainer, TrainingConfig, batches_from, load_checkpoint, save_checkpoint
 
 VOCAB = 20
@@ -121,13 +127,16 @@ def test_the_loss_is_that_of_the_logits_one_token_ahead() -> None:
     torch.testing.assert_close(batch_loss(exact, Batch(source, target), smoothing=0.0), expected)
 
 
-def test_every_epoch_holds_each_sentence_once_in_another_order() -> None:
+def test_every_epoch_and_every_seed_holds_each_sentence_once_in_another_order() -> None:
     count = len(token_batches(examples(), 60))
     stream = batches_from(examples(), config())
     epochs = [[next(stream) for _ in range(count)] for _ in range(2)]
     rows = [sorted(tuple(row) for batch in epoch for row in batch.source.tolist()) for epoch in epochs]
     assert len(rows[0]) == len(rows[1]) == 40
-    assert [batch.source.tolist() for batch in epochs[0]] != [batch.source.tolist() for batch in epochs[1]]
+    other = batches_from(examples(), config(seed=1))
+    epochs.append([next(other) for _ in range(count)])
+    orders = [[batch.source.tolist() for batch in epoch] for epoch in epochs]
+    assert orders[0] != orders[1] and orders[2] not in orders[:2]
 
 
 @pytest.mark.parametrize("skip", [1, 5, 11, 12, 30])
@@ -147,6 +156,24 @@ def test_it_learns_to_read_backwards() -> None:
     pupil.run()
     assert len(pupil.losses) == pupil.step == 300
     assert pupil.losses[0] > 2 and pupil.losses[-1] < 0.05
+
+
+@pytest.mark.parametrize("kind", [Trainer, partial(ParallelTrainer, multiple=4)], ids=["alone", "parallel"])
+def test_the_id_of_padding_is_the_models(kind: Callable[..., Trainer]) -> None:
+    """0 and 7 change their parts: in the model, in its table and in the sentences."""
+    run = kind(model(dropout=0.0).double(), examples(), config())
+    other = model(dropout=0.0, pad_id=7).double()
+    names = torch.arange(VOCAB)
+    names[[0, 7]] = torch.tensor([7, 0])
+    with torch.no_grad():
+        other.embedding.weight.copy_(run.model.embedding.weight[names])
+    renamed = [tuple([int(names[i]) for i in side] for side in pair) for pair in examples()]
+    again = kind(other, renamed, config())
+    for trained in (run, again):
+        trained.run(5)
+    assert run.losses == pytest.approx(again.losses, rel=1e-9)
+    surprises = [mean_surprise(t.model, t.examples, max_tokens=60) for t in (run, again)]
+    assert surprises[0] == pytest.approx(surprises[1], rel=1e-9)
 
 
 def test_running_stops_where_it_is_told_and_at_the_end() -> None:
@@ -342,6 +369,20 @@ def test_a_model_comes_back_from_either_file(tmp_path: Path) -> None:
     stored = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]["settings"]
     assert json.loads(stored)["torch"] == torch.__version__
     assert set(load_file(tmp_path / "model.safetensors")) == set(run.model.state_dict())
+
+
+def test_a_model_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    for other in (MarianTranslator(model().config), torch.nn.Linear(2, 2)):
+        with pytest.raises(TypeError, match=type(other).__name__):
+            save_model(other, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what a process has mapped")
+def test_a_file_that_was_read_is_not_in_use(checkpoint: SimpleNamespace) -> None:
+    """Windows would not let it be replaced."""
+    kept = checkpoints.load_tensors(checkpoint.path)
+    assert kept and str(checkpoint.path) not in Path("/proc/self/maps").read_text()
 
 
 def test_the_bar_shows_step_loss_rate_speed_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
