@@ -29,6 +29,7 @@ ENVIRONMENT = {
 FRONT_MATTER = {"jupytext", "kernelspec", "book"}
 BOOK_KEYS = {"module"}
 TAGS = {"export", "hide-cell", "hide-input", "hide-output", "nbval-ignore-output", "remove-cell"}
+EXAMPLE = "https://github.com/you/your-book"
 FORGES = {"bitbucket.org", "codeberg.org", "github.com", "gitlab.com"}
 
 
@@ -116,12 +117,23 @@ def set_cell_ids(cells: list[NotebookNode]) -> None:
 
 def repository(root: Path = ROOT) -> str | None:
     """The book's public address: BOOK_REPOSITORY, else git's `origin` where that is on a public forge."""
-    address = os.environ.get("BOOK_REPOSITORY")
-    if not address:
-        command = ["git", "-C", str(root), "remote", "get-url", "origin"]
-        address = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if not any(forge in address for forge in FORGES):
-            return None
-    # git@host:owner/name.git, ssh://git@host/owner/name and https://token@host/owner/name are one address
-    match = re.fullmatch(r"(?:(?:https?|ssh|git)://)?(?:[^@/]+@)?([\w.-]+)[:/](.+?)(?:\.git)?/?", address)
-    return f"https://{match[1]}/{match[2]}" if match else None
+    given = os.environ.get("BOOK_REPOSITORY", "").strip()
+    address = given or origin(root)
+    # git@host:owner/name.git, ssh://git@host:22/owner/name and https://token@host/owner/name are one address
+    form = r"(?:(https?|ssh|git)://)?(?:[^@/]+@)?([\w-]+(?:\.[\w-]+)+)(?(1)(:\d+)?/|[:/])([^/].*?)(?:\.git)?/?"
+    match = re.fullmatch(form, address)
+    if given and not match:
+        raise BookError(f"BOOK_REPOSITORY is no address of a repository, such as {EXAMPLE}: {given}")
+    if not match or not given and match[2] not in FORGES:
+        return None
+    port = match[3] or "" if match[1] in ("http", "https") else ""
+    return f"https://{match[2]}{port}/{match[4]}"
+
+
+def origin(root: Path) -> str:
+    """What git calls `origin`; empty where there is none, or no git."""
+    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
