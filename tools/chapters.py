@@ -59,10 +59,11 @@ def tags(cell: NotebookNode) -> list[str]:
 def read_chapter(path: Path, root: Path = ROOT) -> Chapter:
     """Read one chapter and check its front matter and tags."""
     name = path.relative_to(root).as_posix()
-    text = path.read_text(encoding="utf-8")
+    if not re.match(r"\d\d_", path.name):
+        raise BookError(f"{name}: a chapter's name begins with two digits and an underscore")
     try:
-        notebook = jupytext.reads(text, fmt="md:myst")
-    except Exception as error:  # jupytext and PyYAML raise many kinds; the author needs the file's name
+        notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="md:myst")
+    except Exception as error:  # UnicodeDecodeError, and many kinds more; the author needs the file's name
         raise BookError(f"{name}: cannot be read as a MyST notebook: {error}") from error
     book = notebook.metadata.get("book", {})
     if not isinstance(book, dict):
