@@ -212,6 +212,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         runs = [pool.submit(execute, read_chapter(path, root), root, options.force) for path in chosen]
         try:
             ran = [run.result() for run in runs]
+        except KeyboardInterrupt:
+            os._exit(130)  # nothing waits for what still runs; the kernels end when they have lost their parent
         except BookError:
             pool.shutdown(cancel_futures=True)  # let those that run come to their end, and start no more
             errors = [run.exception() for run in runs if not run.cancelled()]
