@@ -99,11 +99,13 @@ def chapter_number(name: str) -> str:
 
 
 def update(path: Path, text: str) -> bool:
-    """Write a file unless it already holds the text; return whether it had to be written."""
+    """Write a file, whole or not at all, unless it already holds the text; return whether it had to be."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
     return True
 
 

@@ -19,6 +19,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+from nbformat.reader import NotJSONError
 
 from chapters import (
     ENVIRONMENT,
@@ -175,10 +176,18 @@ def run(chapter: Chapter, notebook: NotebookNode) -> None:
             cell.outputs = merge_streams(cell.outputs)
 
 
+def read_notebook(path: Path) -> NotebookNode:
+    """The notebook as it is; an empty one if there is none, or none that can be read, as after a git conflict."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (FileNotFoundError, NotJSONError):
+        return nbformat.v4.new_notebook()
+
+
 def execute(chapter: Chapter, root: Path = ROOT, force: bool = False) -> bool:
     """Bring one chapter's notebook up to date; return whether its code had to run."""
     path, mark = chapter.path.with_suffix(".ipynb"), fingerprint(chapter, root)
-    old = nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+    old = read_notebook(path)
     new = nbformat.from_dict(chapter.notebook)
     stale = force or old.metadata.get("fingerprint") != mark or not copy_outputs(new, old)
     if stale:
