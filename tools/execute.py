@@ -211,12 +211,12 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("chapters", nargs="*", help="as in 03 or 03_attention; all if left out")
     parser.add_argument("--force", action="store_true", help="execute even what is up to date")
     options = parser.parse_args(arguments)
-    wanted = tuple(Path(name).stem for name in options.chapters)
+    wanted = {Path(name).stem.zfill(2) for name in options.chapters}  # 3 is 03
     paths = sorted((root / "chapters").glob("*.md"))
-    for name in wanted:
-        if not any(path.stem.startswith(name) for path in paths):
-            raise BookError(f"no chapter {name} in chapters/")
-    chosen = [path for path in paths if not wanted or path.stem.startswith(wanted)]
+    names = {path: {path.stem, path.stem[:2]} for path in paths}
+    for name in sorted(wanted.difference(*names.values())):
+        raise BookError(f"no chapter {name} in chapters/")
+    chosen = [path for path in paths if not wanted or wanted & names[path]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # each has a kernel of its own
         runs = [pool.submit(execute, read_chapter(path, root), root, options.force) for path in chosen]
         try:
