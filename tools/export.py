@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from chapters import ROOT, BookError, Chapter, read_book, tags, update
@@ -60,6 +61,9 @@ class Module:
         except SyntaxError as error:
             raise BookError(f"{where}: line {error.lineno}: {error.msg}: {error.text or ''}") from error
         check_floors(tree, self.name, where)
+        for one, next_one in pairwise(tree.body):
+            if one.end_lineno == next_one.lineno:  # with the line of an import, its neighbour would be lost
+                raise BookError(f"{where}: line {next_one.lineno}: two statements in one line")
         lines = source.splitlines()
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -118,6 +122,9 @@ def collect(book: list[Chapter]) -> dict[str, Module]:
         for name in chapter.modules:
             if name not in MODULES:
                 raise BookError(f"{chapter.name}: module `{name}` has no floor in tools/floors.py")
+            folder, dot, _ = name.partition(".")
+            if dot and folder not in FOLDERS:
+                raise BookError(f"{chapter.name}: module `{name}`: folder `{folder}` is not in tools/export.py")
             if name in modules:
                 other = modules[name].chapter.name
                 raise BookError(f"{chapter.name}: module `{name}` is already exported by {other}")
