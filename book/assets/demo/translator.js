@@ -25,7 +25,7 @@
     await script("transformer.js");
     const data = await new Promise((done, fail) => {
       globalThis.bookModel = done;
-      script(MODEL).catch(fail);
+      script(MODEL).then(fail, fail); // also where something else came, which did not call bookModel
     });
     return Object.assign(globalThis.bookTransformer(data), { words: data.words });
   }
