@@ -124,7 +124,7 @@
     accepts(text) {
       const typed = this.field.value.trim().length, { words } = this.model;
       const strange = unknown(text.slice(0, LONGEST.characters), words);
-      if (!text) this.say("Type an English sentence, or choose an example.");
+      if (/^[.,\s]*$/.test(text)) this.say("Type an English sentence, or choose an example.");
       else if (typed > LONGEST.characters) {
         const count = typed.toLocaleString("en");
         this.say(`That is ${count} characters. This page translates sentences of up to ${LONGEST.characters}.`);
