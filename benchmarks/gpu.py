@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --price 2.5        on a machine with a GPU; about ten minutes
     python benchmarks/gpu.py --smoke            toy sizes on a processor, to see that it runs
 
-The model is the paper's base, the batches hold 25,000 tokens a side. Each row keeps the changes of the rows
-above it. Only the last row is another model, the paper's big.
+The model is the paper's base, the batches hold up to 25,000 tokens a side, of which only the real ones
+count. Each row keeps the changes of the rows above it. Only the last row is another model, the paper's big.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 from record import RECORDS, provenance
+from training import work_of
 
 import transformer.multi_head
 from transformer.attention import fused_attention, scaled_dot_product_attention
 from transformer.config import TransformerConfig
 from transformer.data import Example
-from transformer.devices import pick_device, rounded
+from transformer.devices import pick_device
 from transformer.files import write_whole
-from transformer.flops import step_flops
 from transformer.learning import target_tokens
 from transformer.model import Transformer
 from transformer.parallel import ParallelTrainer
@@ -46,14 +46,14 @@ def peak_of(device: torch.device) -> float | None:
 
 
 def sentences(vocab_size: int, count: int) -> list[Example]:
-    """Random tokens, in lengths like those of real sentences: 25 on average, at most 120."""
+    """Random tokens, as many as in real sentences, both sides alike: 25 on average, at most 120."""
     generator = random.Random(SEED)
 
-    def side() -> list[int]:
-        length = min(120, max(2, round(generator.lognormvariate(3.05, 0.6))))
-        return [generator.randrange(3, vocab_size) for _ in range(length)]
+    def side(length: float) -> list[int]:
+        return [generator.randrange(3, vocab_size) for _ in range(min(120, max(2, round(length))))]
 
-    return [([*side(), 2], [1, *side(), 2]) for _ in range(count)]
+    lengths = [generator.lognormvariate(3.05, 0.6) for _ in range(count)]
+    return [([*side(n * generator.lognormvariate(0, 0.1)), 2], [1, *side(n), 2]) for n in lengths]
 
 
 @contextmanager
@@ -105,9 +105,8 @@ def measure(
             trainer.update(batch)
         wait()
         seconds = time.perf_counter() - begin
-    timed = [rounded(batch, 1) for batch in batches[steps:]]
-    shapes = [(len(b.source), b.source.shape[1], b.target.shape[1] - 1) for b in timed]
-    work = sum(step_flops(sizes, *shape) for shape in shapes)
+    timed = batches[steps:]
+    work = work_of(sizes, timed)  # on real tokens
     return {
         "tokens_per_second": round(sum(map(target_tokens, timed)) / seconds, 1),
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,

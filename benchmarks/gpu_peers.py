@@ -23,11 +23,11 @@ from peers import SIZES, Peer, about, build, compile_losses
 from record import RECORDS, Run, save_runs
 from side_by_side import interleaved, speeds
 from torch.profiler import ProfilerActivity, profile
+from training import work_of
 
 from transformer.config import TransformerConfig
 from transformer.data import Batch
 from transformer.devices import pick_device, rounded
-from transformer.flops import step_flops
 from transformer.learning import target_tokens
 from transformer.training import TrainingConfig, batches_from
 
@@ -83,8 +83,7 @@ def training(
     config = TrainingConfig(100_000, max_tokens=max_tokens, schedule="paper", warmup=4000)
     given = [rounded(batch, 8) for batch in islice(batches_from(rows, config), steps)]
     batches = [Batch(*(side.to(device) for side in batch)) for batch in given]
-    shapes = [(len(b.source), b.source.shape[1], b.target.shape[1] - 1) for b in batches]
-    work = sum(step_flops(sizes, *shape) for shape in shapes)
+    work = work_of(sizes, given)  # on real tokens
     peers, found = build(list(STACKS), sizes, "loss")
     if device.type == "cuda":
         compile_losses()

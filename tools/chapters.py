@@ -123,7 +123,9 @@ def repository(root: Path = ROOT) -> str | None:
     given = os.environ.get("BOOK_REPOSITORY", "").strip()
     address = given or origin(root)
     # git@host:owner/name.git, ssh://git@host:22/owner/name and https://token@host/owner/name are one address
-    form = r"(?:(https?|ssh|git)://)?(?:[^@/]+@)?([\w-]+(?:\.[\w-]+)+)(?(1)(:\d+)?/|[:/])([^/].*?)(?:\.git)?/?"
+    form = (
+        r"(?:(https?|ssh|git)://)?(?:[^@/]+@)?([\w-]+(?:\.[\w-]+)+)(?(1)(:\d+)?/|[:/])([^/].*?)(?:\.git)?/?"
+    )
     match = re.fullmatch(form, address)
     if given and not match:
         raise BookError(f"BOOK_REPOSITORY is no address of a repository, such as {EXAMPLE}: {given}")

@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         try:
             ran = [run.result() for run in runs]
         except KeyboardInterrupt:
-            os._exit(130)  # nothing waits for what still runs; the kernels end when they have lost their parent
+            os._exit(130)  # waits for nothing; a kernel ends when it has lost its parent
         except BookError:
             pool.shutdown(cancel_futures=True)  # let those that run come to their end, and start no more
             errors = [run.exception() for run in runs if not run.cancelled()]

@@ -124,7 +124,9 @@ def collect(book: list[Chapter]) -> dict[str, Module]:
                 raise BookError(f"{chapter.name}: module `{name}` has no floor in tools/floors.py")
             folder, dot, _ = name.partition(".")
             if dot and folder not in FOLDERS:
-                raise BookError(f"{chapter.name}: module `{name}`: folder `{folder}` is not in tools/export.py")
+                raise BookError(
+                    f"{chapter.name}: module `{name}`: folder `{folder}` is not in tools/export.py"
+                )
             if name in modules:
                 other = modules[name].chapter.name
                 raise BookError(f"{chapter.name}: module `{name}` is already exported by {other}")
