@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peaks = {case: in_new_process(memory, *case, given.threads) for case in cases}
     work = {case: attending(*case) for case in cases}
     seconds = interleaved(work, given.rounds)
-    origin = provenance(0, time.process_time() - began)
+    origin = provenance(0, time.process_time() - began) | {"rounds": given.rounds}
     rows: list[Run] = []
     for case in cases:
         length, causal, kind = case
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row: Run = {"kind": kind, "length": length, "causal": causal}
         row |= {"cpu_seconds": round(typical.cpu, 5), "wall_seconds": round(typical.wall, 5)}
         rows.append(row | {"memory_mib": round(peaks[case], 1), "provenance": origin})
-    settings = {"heads": HEADS, "width": WIDTH, "rounds": given.rounds}
+    settings = {"heads": HEADS, "width": WIDTH}
     report("attention", ABOUT, settings, {"threads": given.threads}, rows, record=given.record)
 
 

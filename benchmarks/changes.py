@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             turns = zip(before, seconds[name], strict=True)
             row["ratio"] = round(median(b.cpu / a.cpu for b, a in turns), 3)
             rows.append(row)
-    origin = provenance(0, time.process_time() - began)
+    origin = provenance(0, time.process_time() - began) | {"rounds": given.rounds}
     rows = [row | {"provenance": origin} for row in rows]
     same = {"processor": processor(), "threads": given.threads}
-    report("changes", ABOUT, {"rounds": given.rounds, "tokens": tokens}, same, rows, record=given.record)
+    report("changes", ABOUT, {"tokens": tokens}, same, rows, record=given.record)
 
 
 if __name__ == "__main__":

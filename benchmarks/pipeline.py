@@ -32,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ids into batches": lambda: token_batches(examples, 2048, seed=0),
     }
     seconds = {step: medians(times) for step, times in interleaved(work, given.rounds).items()}
-    origin = provenance(0, time.process_time() - began)
+    origin = provenance(0, time.process_time() - began) | {"rounds": given.rounds}
     rows: list[Run] = []
     for step, typical in seconds.items():
         speed = {"sentences_per_second": round(len(texts) / typical.wall)}
         times = {"cpu_seconds": round(typical.cpu, 4), "wall_seconds": round(typical.wall, 4)}
         rows.append({"step": step} | speed | times | {"provenance": origin})
-    settings = {"pairs": len(pairs), "pieces": len(tokenizer), "rounds": given.rounds}
+    settings = {"pairs": len(pairs), "pieces": len(tokenizer)}
     settings |= {"padding": round(padding_share(token_batches(examples, 2048, seed=0)), 4)}
     report("pipeline", ABOUT, settings, {"threads": given.threads}, rows, record=given.record)
 

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = {(*case, name): run for case in cases for name, run in runs(*case).items()}
     work |= {("token", name): run for name, run in token_by_token(of_a_token, tokens).items()}
     seconds = interleaved(work, given.rounds)
-    origin = provenance(0, time.process_time() - began)
+    origin = provenance(0, time.process_time() - began) | {"rounds": given.rounds}
     for case in cases:
         learns, shape = case[0], torch.Size(case[1:])
         row: Run = dict(zip(("rows", "d_in", "d_out"), shape, strict=True)) | {"learned": learns}
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mib = round(in_new_process(kept, count, in_blocks))
             found.append({"shapes": count, "in_blocks": in_blocks, "kept_mib": mib, "provenance": origin})
     same = {"processor": processor(), "threads": given.threads}
-    report("products", ABOUT, {"rounds": given.rounds}, same, found, record=given.record)
+    report("products", ABOUT, {}, same, found, record=given.record)
 
 
 if __name__ == "__main__":
