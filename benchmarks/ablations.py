@@ -3,7 +3,7 @@
 Writes chapters/records/ablations.json after each run and skips what is recorded there: stop it and start it
 again as you like. About half a minute a run on one core, half an hour or more in all.
 
-    python benchmarks/ablations.py [--seeds 0 1 2] [--only heads-1 base …]
+    python benchmarks/ablations.py [--seeds 0 1 2] [--only "1 head" base …]
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def run(chapter: Chapter, notebook: NotebookNode) -> None:
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """The notebook as it is; an empty one if there is none, or none that can be read, as after a git conflict."""
+    """The notebook as it is; an empty one if there is none that can be read, as after a git conflict."""
     try:
         return nbformat.read(path, as_version=4)
     except (FileNotFoundError, NotJSONError):
