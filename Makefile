@@ -65,23 +65,26 @@ serve: book ## build the site and serve it at http://localhost:8000 (PORT=…)
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 clean: ## remove what was built; the environment stays, delete .venv to begin afresh
-	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf _build build book/assets/demo/*-model.js .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Matplotlib's first import builds a font cache and may say so on stderr: here, and not in a notebook's output.
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "this book needs Python 3.11 or \
-	newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@mkdir -p transformer
-	@echo "installing into .venv, which takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	$(call install,.venv,book)
 	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
 	@touch $@
 
 # An environment of its own: the other implementations are needed for nothing else.
 .venv-bench/.installed: pyproject.toml constraints.txt
-	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	@echo "installing into .venv-bench, which takes a minute or two"
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,test]'
+	$(call install,.venv-bench,bench)
 	@touch $@
+
+# pip is what comes last into an environment: one that lacks it was stopped while it was made, and is completed
+define install
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "this book needs Python 3.11 or \
+	newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
+	@echo "installing into $(1), which takes a minute or two"
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2),test]'
+endef
