@@ -9,8 +9,7 @@ import pytest
 
 from chapters import ENVIRONMENT
 
-for key, value in ENVIRONMENT.items():  # before any test imports torch
-    os.environ.setdefault(key, value)
+os.environ.update(ENVIRONMENT)  # before any test imports torch, and whatever the shell says
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
