@@ -70,21 +70,22 @@ clean: ## remove what was built; the environment stays, delete .venv to begin af
 # Matplotlib's first import builds a font cache and may say so on stderr: here, and not in a notebook's output.
 $(INSTALLED): pyproject.toml constraints.txt
 	@mkdir -p transformer
-	$(call install,.venv,book)
+	$(call environment,.venv)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
 	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
 	@touch $@
 
 # An environment of its own: the other implementations are needed for nothing else.
 .venv-bench/.installed: pyproject.toml constraints.txt
-	$(call install,.venv-bench,bench)
+	$(call environment,.venv-bench)
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,test]'
 	@touch $@
 
 # pip is what comes last into an environment: one that lacks it was stopped while it was made, and is completed
-define install
+define environment
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "this book needs Python 3.11 or \
 	newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 	@echo "installing into $(1), which takes a minute or two"
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2),test]'
 endef
