@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -57,7 +58,7 @@ def provenance(seed: int, seconds: float) -> Run:
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "seed": seed,
         "torch": torch.__version__,
-        "command": " ".join(
+        "command": shlex.join(
             ["python", os.path.relpath(sys.argv[0], ROOT), *map(_without_folder, sys.argv[1:])]
         ),
         "seconds": round(seconds, 1),
