@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     chosen = parser.parse_args()
-    runs = load_runs(PATH)
+    runs = load_runs(PATH, SETTINGS)
     corpus = fragment_corpus()
     tokenizer = Tokenizer.train([text for pair in corpus.train for text in pair], SETTINGS["vocab_size"])
     for seed in chosen.seeds:

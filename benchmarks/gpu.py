@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peak", type=float, help="bfloat16 operations a second, for a GPU not known here")
     parser.add_argument("--steps", type=int, help="steps that are timed, after as many to warm up")
     parser.add_argument(
-        "--smoke", action="store_true", help="toy sizes on the processor; prints, writes no file"
+        "--smoke", action="store_true", help="toy sizes on the processor; writes a file only with --out"
     )
     given = parser.parse_args(arguments)
     device = pick_device("cpu" if given.smoke else "cuda")

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--corpus", nargs="+", choices=["texts", "sentences"], default=["texts", "sentences"])
     chosen = parser.parse_args()
-    runs = load_runs(PATH)
+    runs = load_runs(PATH, SETTINGS)
     plain = fragment_corpus()
     tokenizer = Tokenizer.train([text for pair in plain.train for text in pair], SETTINGS["vocab_size"])
     texts = Corpus(*(joined(getattr(plain, part)) for part in ("train", "validation", "test", "unseen")))

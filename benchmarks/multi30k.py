@@ -49,7 +49,8 @@ def record_run(folder: Path, recipe: str, pairs: Sequence[Pair], scores: dict[st
     }
     new |= {name: score(said, wanted) for name, score in scores.items()}
     new["provenance"] = origin | config["sessions"][-1]
-    save_runs(PATH, ABOUT, SETTINGS, [*load_runs(PATH), new])
+    others = [old for old in load_runs(PATH) if old["recipe"] != recipe]
+    save_runs(PATH, ABOUT, SETTINGS, [*others, new])
     for name in scores:
         print(name, new[name])
 

@@ -65,9 +65,14 @@ def provenance(seed: int, seconds: float) -> Run:
     }
 
 
-def load_runs(path: Path) -> list[Run]:
-    """The runs recorded so far."""
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+def load_runs(path: Path, settings: Run | None = None) -> list[Run]:
+    """The runs recorded so far; SystemExit if there are some with other settings than those given."""
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if settings is not None and record["settings"] != settings:
+        raise SystemExit(f"{path}: recorded with other settings; remove it to begin anew")
+    return record["runs"]
 
 
 def save_runs(path: Path, about: str, settings: Run, runs: list[Run]) -> None:

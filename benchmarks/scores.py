@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = parser.parse_args()
-    runs = load_runs(PATH)
+    runs = load_runs(PATH, SETTINGS)
     corpus = fragment_corpus()
     tokenizer = Tokenizer.train([text for pair in corpus.train for text in pair], SETTINGS["vocab_size"])
     for seed, heads, score in product(chosen.seeds, HEADS, SCORES):
