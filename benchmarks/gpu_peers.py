@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
+from statistics import median
 
 import torch
 from gpu import SEED, origin, peak_of, sentences
@@ -99,7 +100,7 @@ def training(
     seconds = interleaved(runs, rounds)
     for name, speed in speeds(seconds, sum(map(target_tokens, batches))).items():
         row = about(name, peers[name]) | {"task": "training"} | speed
-        typical = sorted(speed["wall_seconds"])[rounds // 2]
+        typical = median(speed["wall_seconds"])
         found.append(row | {"mfu": round(work / typical / peak, 3) if peak else None})
     return found, runs["ours"]
 

@@ -1,7 +1,6 @@
 """From text to batches: sentences a second, on 29,000 pairs as long as Multi30k's.
 
-Learning a vocabulary of at most 8,000 (1,716 of the fragment), writing all texts as token ids, and putting
-them into batches of 2,048 tokens.
+Learning a vocabulary, writing all texts as token ids, and putting them into batches of 2,048 tokens.
 Printed are JSON rows; --record also writes them into chapters/records/bench_pipeline.json.
 
     python benchmarks/pipeline.py [--rounds 5] [--record]

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,19 @@ def test_a_record_keeps_what_was_measured_otherwise(tmp_path: Path, capsys: pyte
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_record_does_not_mix_settings_and_says_how_to_repeat_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.json"
+    assert records.load_runs(path, {"steps": 2}) == []
+    records.save_runs(path, "about", {"steps": 2}, [{"value": 1}])
+    assert records.load_runs(path, {"steps": 2}) == records.load_runs(path) == [{"value": 1}]
+    with pytest.raises(SystemExit, match=r"runs\.json"):
+        records.load_runs(path, {"steps": 3})
+    monkeypatch.setattr(sys, "argv", ["here.py", "--only", "1 head"])
+    assert shlex.split(records.provenance(0, 1.0)["command"])[-2:] == ["--only", "1 head"]
+
+
 def rows_of(script: str, *options: str) -> list[dict[str, Any]]:
     """What a benchmark prints in its smoke test."""
     command = [sys.executable, ROOT / "benchmarks" / script, "--smoke", *options]
@@ -342,7 +356,8 @@ def test_a_training_on_their_pieces_is_recorded(tmp_path: Path, monkeypatch: pyt
     for registry in (multi30k_bpe.CORPORA, multi30k_bpe.RECIPES):
         monkeypatch.setitem(registry, multi30k_bpe.NAME, None)  # and take it out again afterwards
     monkeypatch.setattr(sys, "argv", ["multi30k_bpe.py", str(data), str(run), "--steps", "3"])
-    multi30k_bpe.main()
+    for _ in range(2):  # which says the same again
+        multi30k_bpe.main()
     (row,) = json.loads(record.read_text())["runs"]
     tokenizer = json.loads((run / "tokenizer.json").read_text())
     assert row["settings"]["vocab_size"] == len(tokenizer["model"]["vocab"]) == 23

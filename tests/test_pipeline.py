@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import execute
 from chapters import ROOT, BookError, read_book, repository
 from export import export
+from floors import MODULES
 
 FRONT = """\
 ---
@@ -354,6 +357,22 @@ def change(name: str, old: str, new: str) -> Edit:
             "chapters/05_masks.md: code cell 1: only imports, constants, functions and classes can be "
             "exported, not `print(mask())`",
         ),
+        (
+            change("01_lookup", "_TWO = 2", "import math; _TWO = 2"),
+            "chapters/01_lookup.md: code cell 2: line 1: two statements in one line",
+        ),
+        (
+            change("04_heads", "from transformer.lookup", "from transformer.lokup"),
+            "chapters/04_heads.md: code cell 1: there is no module `transformer.lokup`",
+        ),
+        (
+            lambda root: (root / "chapters" / "05_masks.md").write_bytes(MASKS.encode("utf-16")),
+            "chapters/05_masks.md: cannot be read as a MyST notebook",
+        ),
+        (
+            lambda root: write(root, masks=MASKS),
+            "chapters/masks.md: a chapter's name begins with two digits",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_file(book: Path, mistake: Edit, message: str) -> None:
@@ -362,6 +381,13 @@ def test_a_mistake_is_named_with_its_file(book: Path, mistake: Edit, message: st
     with pytest.raises(BookError, match=re.escape(message)):
         export(book)
     assert files(book)["transformer/__init__.py"] == before
+
+
+def test_a_new_folder_has_to_be_known(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "games.chess", (1, "Chess."))
+    edit(book, "05_masks", "module: masking", "module: games.chess")
+    with pytest.raises(BookError, match=r"05_masks\.md: module `games\.chess`: folder `games`"):
+        export(book)
 
 
 # ---- the executor
@@ -453,6 +479,31 @@ def test_a_tampered_notebook_is_executed_again(book: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_notebook_that_cannot_be_read_is_made_anew(book: Path) -> None:
+    path = book / "chapters" / "05_masks.ipynb"
+    before = path.read_bytes()
+    path.write_bytes(b"<<<<<<< HEAD\n" + before)
+    assert build(book) == ["05_masks"]
+    assert path.read_bytes() == before
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import execute
+
+execute.execute = lambda *_: time.sleep(60)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+execute.main([], Path(sys.argv[1]))
+"""
+
+
+def test_ctrl_c_waits_for_no_chapter(book: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(book)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "tools")}, timeout=30)
+    assert done.returncode == 130
+
+
 def test_a_failing_cell_is_reported_and_nothing_is_overwritten(book: Path) -> None:
     before = files(book)["chapters/04_heads.ipynb"]
     edit(book, "04_heads", "quarter(1)", "assert quarter(1) == 3, 'a quarter is not three'")
@@ -470,12 +521,13 @@ def test_a_failing_cell_is_reported_and_nothing_is_overwritten(book: Path) -> No
 
 
 def test_an_unknown_chapter_is_an_error(book: Path) -> None:
-    with pytest.raises(BookError, match="no chapter 99"):
-        execute.main(["99"], book)
+    for name in ("99", "0", "05_mask"):
+        with pytest.raises(BookError, match=f"no chapter {name.zfill(2)}"):
+            execute.main([name], book)
 
 
 def test_progress_is_one_line_per_chapter(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute.main(["05", "--force"], book)
+    execute.main(["5", "--force"], book)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and re.fullmatch(r"05_masks +cell 1 of 1 +\d+\.\d s", lines[0])
     assert lines[1] == "1 executed, 0 up to date"
@@ -512,12 +564,38 @@ def test_chapters_run_side_by_side_and_one_failure_ends_it(
         ("/home/ann/book", None),
         ("/home/ann/github.com/book", None),
         ("git@example.org:ann/book.git", None),
+        ("git@github.com-work:ann/book.git", None),
+        ("../github.com/ann/book", None),
+        ("file:///home/github.com/ann/book", None),
     ],
 )
 def test_the_address_comes_from_origin(book: Path, origin: str, address: str | None) -> None:
     assert repository(book) is None
     assert os.system(f"cd '{book}' && git init -q . && git remote add origin '{origin}'") == 0
     assert repository(book) == address
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("ssh://git@github.com:22/ann/book.git", "https://github.com/ann/book"),
+        ("https://git.example.org:8443/ann/book/", "https://git.example.org:8443/ann/book"),
+        ("git@git.example.org:ann/book.git", "https://git.example.org/ann/book"),
+    ],
+)
+def test_an_address_that_is_given_may_be_anywhere(
+    monkeypatch: pytest.MonkeyPatch, given: str, address: str
+) -> None:
+    monkeypatch.setenv("BOOK_REPOSITORY", given)
+    assert repository() == address
+    monkeypatch.setenv("BOOK_REPOSITORY", "ann/book")
+    with pytest.raises(BookError, match="BOOK_REPOSITORY.*ann/book"):
+        repository()
+
+
+def test_without_git_there_is_no_address(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(book))
+    assert repository(book) is None
 
 
 def test_the_install_cell_follows_the_address(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
