@@ -1,6 +1,7 @@
 """Heads measured, switched off and cut out, as an engineer uses it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from transformer import (
     word_numbers,
     word_weights,
 )
+from transformer import heads as heads_module
 
 SETTINGS = [{}, {"norm_first": True}, {"positions": "learned"}, {"d_k": 3, "d_v": 5}]
 EXAMPLES = [([5, 6, 7, 2], [1, 8, 9, 2]), ([4, 2], [1, 3, 4, 5, 6, 2]), ([3, 3, 3, 3, 3, 2], [1, 7, 2])]
@@ -173,13 +175,16 @@ def test_a_head_that_is_not_there_is_named(change, head, message: str) -> None:
         change(tiny(), ("encoder", 0, 0), head)
 
 
-def test_only_a_transformer_has_heads(batch: Batch) -> None:
+def test_only_a_transformer_has_heads(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the shapes are not checked, which would refuse it, too."""
+    for name in ("_attentions", "_gate_slopes"):
+        monkeypatch.setattr(heads_module, name, inspect.unwrap(getattr(heads_module, name)))
     other = RecurrentTranslator(RecurrentConfig(20, d_model=16))
-    calls = [attention_heads, without, pruned, lambda m: head_importance(m, [batch])]
-    calls.append(lambda m: list(sentence_maps(m, [batch])))
-    for call in calls:
-        with pytest.raises(Exception, match="Transformer"):
-            call(other)
+    calls = [(attention_heads, ()), (without, ()), (pruned, ())]
+    calls += [(head_importance, ([batch],)), (sentence_maps, ([batch],))]
+    for call, rest in calls:
+        with pytest.raises(TypeError, match="which has heads, not RecurrentTranslator"):
+            list(inspect.unwrap(call)(other, *rest))
 
 
 def test_maps_are_those_of_each_sentence_alone(model: Transformer, batch: Batch) -> None:
@@ -270,7 +275,10 @@ class TestAlignment:
     @pytest.fixture
     def model(self, tokenizer: Tokenizer) -> Transformer:
         torch.manual_seed(0)
-        return Transformer(TransformerConfig.tiny(len(tokenizer), d_model=16, d_ff=24)).eval()
+        model = Transformer(TransformerConfig.tiny(len(tokenizer), d_model=16, d_ff=24)).eval()
+        for weight in model.parameters():  # or all would look everywhere
+            torch.nn.init.normal_(weight)
+        return model
 
     def test_one_word_for_each(self, model: Transformer, tokenizer: Tokenizer) -> None:
         german, english = self.texts
@@ -279,6 +287,23 @@ class TestAlignment:
         last = [("cross", 1, head) for head in range(4)]
         assert found == word_alignment(model, tokenizer, english, german, *last)
         assert found == word_alignment(model, tokenizer, f"  {english}", german.replace(" ", "  "))
+
+    def test_it_is_the_word_with_most_weight(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        """Against sums, piece by piece."""
+        german, english = self.texts
+        [(source, target)] = tokenizer.examples([(english, german)])
+        maps = model.attention_maps(torch.tensor([source]), torch.tensor([target[:-1]]))["cross"][0]
+        asked, said = (word_numbers(tokenizer.pieces(tokenizer.encode(text))) for text in (german, english))
+        answers = []
+        for some in ([], [("cross", 0, 1)], [("cross", 1, 0), ("cross", 0, 1)]):
+            sums = torch.zeros(6, 6)
+            for _, layer, head in some or [("cross", 1, head) for head in range(4)]:
+                for query, word in enumerate(asked):
+                    for key, other in enumerate(said):
+                        sums[word, other] += maps[layer, head, query, key]
+            answers.append(word_alignment(model, tokenizer, english, german, *some))
+            assert answers[-1] == sums.argmax(1).tolist()
+        assert answers[0] != answers[1]  # or the test would be too easy
 
     def test_what_it_refuses(self, model: Transformer, tokenizer: Tokenizer) -> None:
         for head in (("encoder", 0, 0), ("cross", 0, 4)):
