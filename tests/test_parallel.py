@@ -309,6 +309,9 @@ def test_bfloat16_keeps_the_weights_in_float32_and_learns() -> None:
     states = [value for state in run.optimizer.state.values() for value in state.values()]
     assert {state.dtype for state in states} == {torch.float32}
     assert run.losses[-1] < 0.6 * run.losses[0]
+    exact = ParallelTrainer(model(dropout=0.0), examples(8), config(steps=150, peak_rate=1e-2))
+    exact.run(1)
+    assert 0 < abs(run.losses[0] - exact.losses[0]) < 0.05  # it did compute in bfloat16
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

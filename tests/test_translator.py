@@ -224,6 +224,7 @@ def test_every_head_of_every_attention(node: Node, tokenizer: Tokenizer, int8_mo
     examples = taught(tokenizer, 15)
     for (source, target), answer in zip(examples, node(FORCED, examples), strict=True):
         expected = int8_model.attention_maps(torch.tensor([source]), torch.tensor([target]))
+        assert answer["maps"].keys() == expected.keys()
         for kind, maps in answer["maps"].items():
             for layer, heads in enumerate(maps):
                 for head, rows in enumerate(heads):
