@@ -35,10 +35,11 @@ from transformer.commands import scores
 from transformer.config import TransformerConfig
 from transformer.corpora import numbers_corpus
 from transformer.data import Batch, Tokenizer
+from transformer.decoding import translate
 from transformer.evaluation import average_weights
 from transformer.model import Transformer
 from transformer.recipes import RECIPES, SIZES, configs_for, load_corpus, settings_for
-from transformer.run_files import draw_curve, read_config, read_metrics
+from transformer.run_files import draw_curve, load_run, read_config, read_metrics
 from transformer.run_models import choose_model, chosen, keep_model, last_models
 from transformer.run_trainer import RunTrainer
 from transformer.runs import train_run
@@ -621,7 +622,14 @@ def test_translate_keeps_lines_in_step(
 ) -> None:
     feed(monkeypatch, content)
     code, out, err = call(f"translate --run {whole.run} --device cpu", capsys)
-    assert code == status and out.count("\n") == lines and message in err
+    assert code == status and out.count("\n") == lines
+    assert message in err if message else err == ""
+    model, tokenizer = load_run(whole.run)
+    given = content.decode().splitlines() if lines else []
+    some = [0 < len(line) < 100 for line in given]
+    alone = [translate(model, tokenizer, [line])[0] for line, fits in zip(given, some, strict=True) if fits]
+    assert [line for line in out.splitlines() if line] == alone
+    assert [bool(line) for line in out.splitlines()] == some
 
 
 def test_evaluate_prints_its_scores_with_a_signature(

@@ -447,16 +447,27 @@ class Digits:
         return "".join(str(i) for i in ids if i != self.pad_id)
 
 
+class Echo(Puppet):
+    """Says what it has heard."""
+
+    def encode(self, source: Tensor) -> Tensor:
+        return 9.0 * torch.nn.functional.one_hot(source, 10)
+
+
 def test_translating_keeps_the_order_and_the_search() -> None:
     codec: Codec = Digits()
-    model = opinionated(5)
+    model = opinionated(6)
     texts = ["345", "5", "", "34543", "44"]
     for beam in (1, 3):
-        alone = [translate(model, codec, [text], beam=beam, max_length=7)[0] for text in texts]
-        assert translate(model, codec, texts, beam=beam, max_length=7, batch_size=2) == alone
-    padded = torch.tensor([[3, 4, 5, EOS]])
-    expected = codec.decode(beam_search(model, padded, beam=3, alpha=2.0, max_length=7)[0].tolist())
-    assert translate(model, codec, ["345"], beam=3, alpha=2.0, max_length=7) == [expected]
+        said = translate(Echo([[PAD]]), codec, texts, beam=beam, batch_size=2)
+        assert said == [f"{BOS}{text}{EOS}" for text in texts]
+        assert len(translate(Echo([[PAD]]), codec, ["345"], beam=beam, max_length=2)[0]) <= 1 + 2
+    sentences, found = [torch.tensor([[*codec.encode(text), EOS]]) for text in texts], []
+    for alpha in (0.0, 2.0):
+        searched = [beam_search(model, one, beam=3, alpha=alpha, max_length=7)[0] for one in sentences]
+        found.append(translate(model, codec, texts, beam=3, alpha=alpha, max_length=7))
+        assert found[-1] == [codec.decode(row.tolist()) for row in searched]
+    assert found[0] != found[1]  # or alpha would not have been tried
     assert translate(model, codec, []) == []
     with pytest.raises(ValueError, match="beam"):
         translate(model, codec, texts, beam=0)
