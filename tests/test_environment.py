@@ -78,3 +78,22 @@ def test_the_package_imports_only_what_it_declares(path: Path) -> None:
         for module in {module.split(".")[0] for module in modules}:
             if module not in {"transformer", *sys.stdlib_module_names}:
                 assert {canonicalize_name(name) for name in providers[module]} & declared, module
+
+
+@pytest.mark.parametrize(
+    ("ci", "reason", "outcome"),
+    [
+        ("true", "could not import 'x'", "failed"),
+        ("true", "no browser here: install chromium", "failed"),
+        ("true", "no GPU", "skipped"),
+        ("", "could not import 'x'", "skipped"),
+    ],
+)
+def test_on_a_ci_server_nothing_may_be_missing(
+    ci: str, reason: str, outcome: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    plugin = pytestconfig.pluginmanager.getplugin(str(ROOT / "conftest.py"))
+    why = ("x.py", 1, f"Skipped: {reason}")
+    report = pytest.TestReport("x", ("x.py", 1, "x"), {}, "skipped", why, "call")
+    assert plugin.strict(report).outcome == outcome

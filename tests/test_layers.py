@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transformer.layers import DecoderLayer, Dropout, EncoderLayer
+from transformer.layers import AddAndNorm, DecoderLayer, Dropout, EncoderLayer
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
@@ -45,6 +45,14 @@ def test_dropout_depends_on_the_seed_alone_and_not_on_the_threads() -> None:
 def test_dropout_in_evaluation_is_the_input_itself() -> None:
     given = torch.ones(5)
     assert Dropout(0.5).eval()(given) is given
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_dropout_hits_the_branch_and_never_the_way_around(norm_first: bool) -> None:
+    part = AddAndNorm(8, dropout=0.5, norm_first=norm_first)
+    part.norm = torch.nn.Identity()
+    x = torch.full((50, 8), 5.0)
+    assert set((part(x, torch.ones_like) - x).flatten().tolist()) == {0.0, 2.0}
 
 
 def test_no_layer_drops_weights_of_its_attention() -> None:
