@@ -395,6 +395,13 @@ def test_a_new_folder_has_to_be_known(book: Path, monkeypatch: pytest.MonkeyPatc
         export(book)
 
 
+def test_what_ruff_says_is_passed_on(book: Path) -> None:
+    path = book / "pyproject.toml"
+    path.write_text(path.read_text().replace("[tool.ruff]\n", "[tool.ruff]\ncolour = 'red'\n"))
+    with pytest.raises(BookError, match=r"(?s)transformer/\w+\.py: .*colour"):
+        export(book)
+
+
 # ---- the executor
 
 

@@ -112,7 +112,6 @@ def test_only_large_products_in_float32_go_there() -> None:
     assert not was_asked(Linear(512, 4096).double()(torch.randn(4, 512).double()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(torch.randn(4, 512)).dtype == torch.bfloat16
-    assert layer(torch.empty(4, 512, device="cpu")).device.type == "cpu"
     on_meta = Linear(512, 4096, device="meta")(torch.empty(4, 512, device="meta"))
     assert on_meta.device.type == "meta"
 

@@ -105,7 +105,9 @@ def test_nothing_moves_when_it_wakes_or_is_used(browser: Browser, name: str, wid
         tab.locator(f"demo-{name}[role=group]").wait_for()
         assert tab.evaluate(SHIFT) < 0.05
         before = demo.bounding_box()
-        for control in demo.locator("input[type=radio]:not(:checked), .buttons button").all():
+        controls = demo.locator("input[type=radio]:not(:checked), .buttons button").all()
+        assert controls
+        for control in controls:
             control.click()
             after = demo.bounding_box()
             assert before and after and after["height"] == pytest.approx(before["height"], abs=1)
