@@ -35,14 +35,16 @@ from transformer.parallel import ParallelTrainer
 from transformer.training import TrainingConfig, batches_from
 
 # the makers' figures for dense bfloat16 products, in operations a second: one yardstick for all rows
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12}
+PEAKS |= {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H200 NVL": 835e12}
 SEED = 0
 
 
 def peak_of(device: torch.device) -> float | None:
     """What the maker of this GPU promises, if it is known here."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((value for key, value in PEAKS.items() if key in name), None)
+    known = [key for key in PEAKS if key in name]
+    return PEAKS[max(known, key=len)] if known else None
 
 
 def sentences(vocab_size: int, count: int) -> list[Example]:

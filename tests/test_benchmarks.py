@@ -27,6 +27,7 @@ from transformer.recurrent import AdditiveAttention
 
 sys.path.append(str(ROOT / "benchmarks"))
 ablations: Any = importlib.import_module("ablations")
+gpu: Any = importlib.import_module("gpu")
 peers: Any = importlib.import_module("peers")
 records: Any = importlib.import_module("record")
 side_by_side: Any = importlib.import_module("side_by_side")
@@ -295,6 +296,14 @@ def test_the_small_benchmarks_run_at_toy_sizes() -> None:
     assert alone_and_in_a_token == [True, False]
     ladders = [row["ladder"] for row in rows_of("changes.py")]
     assert [ladders.count(ladder) for ladder in dict.fromkeys(ladders)] == [6, 6, 6]
+
+
+def test_a_gpu_is_measured_by_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "H200 NVL": 835e12}
+    peaks |= {"A100-SXM4-80GB": 312e12, "L40S": 362e12, "L4": 121e12}
+    for name, peak in {**peaks, "B999": None}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: f"NVIDIA {name}")
+        assert gpu.peak_of(torch.device("cuda")) == peak, name
 
 
 def test_what_is_measured_on_a_gpu_runs_at_toy_sizes() -> None:

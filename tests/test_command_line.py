@@ -347,13 +347,16 @@ def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
 def test_a_second_ctrl_c_stops_at_once_and_half_a_step_is_not_kept(
     whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = torch.optim.Adam.step
+    step, before = torch.optim.Adam.step, signal.getsignal(signal.SIGINT)
 
     def interrupted(self: torch.optim.Adam, *args: Any) -> None:
         step(self, *args)
         if self.state_dict()["state"][0]["step"] == 11:  # the weights have moved, the losses are those of 10
             signal.raise_signal(signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) is not before:  # until it has been heard
+                time.sleep(0.001)
             signal.raise_signal(signal.SIGINT)
+            time.sleep(60)  # which this ends
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", interrupted)

@@ -106,7 +106,7 @@ def test_nothing_moves_when_it_wakes_or_is_used(browser: Browser, name: str, wid
         assert tab.evaluate(SHIFT) < 0.05
         before = demo.bounding_box()
         controls = demo.locator("input[type=radio]:not(:checked), .buttons button").all()
-        assert controls
+        assert controls or name == "scores"  # which has sliders alone
         for control in controls:
             control.click()
             after = demo.bounding_box()

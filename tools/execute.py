@@ -214,8 +214,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     wanted = {Path(name).stem.zfill(2) for name in options.chapters}  # 3 is 03
     paths = sorted((root / "chapters").glob("*.md"))
     names = {path: {path.stem, path.stem[:2]} for path in paths}
-    for name in sorted(wanted.difference(*names.values())):
-        raise BookError(f"no chapter {name} in chapters/")
+    if missing := sorted(wanted.difference(*names.values())):
+        raise BookError(f"no chapter {', '.join(missing)} in chapters/")
     chosen = [path for path in paths if not wanted or wanted & names[path]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # each has a kernel of its own
         runs = [pool.submit(execute, read_chapter(path, root), root, options.force) for path in chosen]
