@@ -347,20 +347,24 @@ def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(
 def test_a_second_ctrl_c_stops_at_once_and_half_a_step_is_not_kept(
     whole: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, before = torch.optim.Adam.step, signal.getsignal(signal.SIGINT)
+    step, usual = torch.optim.Adam.step, signal.default_int_handler
 
     def interrupted(self: torch.optim.Adam, *args: Any) -> None:
         step(self, *args)
         if self.state_dict()["state"][0]["step"] == 11:  # the weights have moved, the losses are those of 10
             signal.raise_signal(signal.SIGINT)
-            while signal.getsignal(signal.SIGINT) is not before:  # until it has been heard
+            while signal.getsignal(signal.SIGINT) is not usual:  # until it has been heard
                 time.sleep(0.001)
             signal.raise_signal(signal.SIGINT)
             time.sleep(60)  # which this ends
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", interrupted)
-        assert call(["train", *command(whole.folder, "hasty")], capsys)[0] == 130
+    before = signal.signal(signal.SIGINT, usual)  # who was begun in the background may ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", interrupted)
+            assert call(["train", *command(whole.folder, "hasty")], capsys)[0] == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     run = whole.folder / "hasty"
     assert len(load_tensors(run / "checkpoint.safetensors")[0]["losses"]) == 10
     assert call(f"train --run {run}", capsys)[0] == 0
