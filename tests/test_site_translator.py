@@ -155,6 +155,16 @@ def test_heads_off_and_on(visit: TranslatorVisit) -> None:
     assert all(box.is_checked() for box in boxes.all())
 
 
+def test_a_model_that_did_not_come_can_be_asked_for_again(visit: TranslatorVisit) -> None:
+    visit.page.route("**/fragment-model.js*", lambda route: route.fulfill(content_type="text/javascript"))
+    visit.page.reload()  # only what is loaded afterwards passes by the route
+    visit.type("the dog sees the cat .")
+    assert "could not be loaded" in visit.says()
+    visit.page.unroute("**/fragment-model.js*")
+    visit.type("the dog sees the cat .")
+    assert visit.demo.locator(".translation").inner_text() == "der Hund sieht die Katze ."
+
+
 def test_unknown_words_get_a_kind_answer(visit: TranslatorVisit) -> None:
     visit.type("The Elephant sees forty-two cats")
     assert "elephant" in visit.says() and "forty" not in visit.says()
