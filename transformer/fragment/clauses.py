@@ -67,12 +67,15 @@ def english_clause(clause: Clause) -> str:
 def _middle(clause: Clause) -> dict[str, str]:
     """The middle of a German clause, in order; what is missing is empty."""
     case = "dative" if clause.verb.case == "dative" else "accusative"
-    return {
+    parts = {
         "time": clause.time.german if clause.time else "",
         "recipient": _german(clause.recipient, "dative"),
         "direct": _german(clause.direct, case),
         "place": clause.place.german if clause.place else "",
     }
+    if clause.direct and clause.direct.determiner not in ("the", "my", "her"):
+        parts["direct"] = parts.pop("direct")  # to the end
+    return parts
 
 
 def german_clause(clause: Clause, order: str = "second") -> str:

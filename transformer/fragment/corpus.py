@@ -47,6 +47,7 @@ def _adjectives(kind: str) -> list[Adjective]:
 
 
 _DETERMINERS = (*["the"] * 5, *["a"] * 3, *["my"] * 3, *["her"] * 3, "number")
+_NOBODYS = ("man", "woman", "king")
 
 
 def _random_number(rng: random.Random) -> int:
@@ -62,6 +63,8 @@ def random_phrase(
     used.add(noun.english)
     adjective = rng.choice(_adjectives(noun.kind)) if rng.random() < 0.35 else None
     choices = ("the", "the", "my", "her") if definite else _DETERMINERS
+    if noun.english in _NOBODYS:
+        choices = tuple(word for word in choices if word not in ("my", "her"))
     determiner: str | int = rng.choice(choices)
     if determiner == "number":
         determiner = _random_number(rng)
@@ -71,6 +74,7 @@ def random_phrase(
 
 _ACTIONS = [*(verb for verb in VERBS.values() if verb.objects), VERBS["helfen"]]
 _REPORTS = [verb for verb in VERBS.values() if not verb.objects]
+_MOVING = tuple(VERBS[name] for name in ("bringen", "schicken", "einladen"))
 
 
 def _random_place(rng: random.Random, verb: Verb, used: set[str]) -> PrepositionalPhrase:
@@ -89,8 +93,9 @@ def random_clause(rng: random.Random, tense: str, used: set[str], plain: bool = 
         recipient = random_phrase(rng, kinds("human"), used, definite=True)
     direct = random_phrase(rng, verb.objects, used)
     to = recipient is not None and rng.random() < 0.4
-    place = _random_place(rng, verb, used) if not plain and rng.random() < 0.3 else None
-    time = None
+    place = time = None
+    if not plain and verb not in _MOVING and rng.random() < 0.3:
+        place = _random_place(rng, verb, used)
     if not plain and rng.random() < 0.35:
         time = rng.choice([time for time in TIMES.values() if tense in time.tenses])
     fronts = ["", "time"] if time else [""]
@@ -109,7 +114,10 @@ def _two_clauses(rng: random.Random) -> Sentence:
     if link == "that":
         subject = random_phrase(rng, kinds("human"), used)
         main = Clause(subject, rng.choice(_REPORTS), TENSES[tense])
-        said = random_clause(rng, rng.choice(_TOGETHER[tense]), used, plain=True)
+        fitting = _TOGETHER[tense]
+        if main.verb is VERBS["hoffen"]:
+            fitting = tuple(name for name in fitting if name not in ("must", "should"))
+        said = random_clause(rng, rng.choice(fitting), used, plain=True)
         return Sentence(main, link, said)
     other = tense if link == "when" else rng.choice(_TOGETHER[tense])
     main = random_clause(rng, tense, used, plain=True)
