@@ -1,7 +1,7 @@
 """Do other seeds give other heads? What each head of the small translator is worth, for several seeds.
 
 Trains the model of chapter 15 once a seed (`python -m transformer train --corpus fragment`, three minutes on
-one core) into runs/heads, unless it is there; seed 0 is the model in chapters/models. Then switches each head
+one core) into runs/heads, unless it is there; seed 1 is the model in chapters/models. Then switches each head
 off. Writes chapters/records/heads.json after each seed, and skips the seeds that are recorded there.
 
     python benchmarks/heads.py [--seeds 0 1]
@@ -37,6 +37,7 @@ from transformer.model import Transformer
 from transformer.run_files import load_run
 
 PATH = RECORDS / "heads.json"
+PUBLISHED = 1  # the seed of the model in chapters/models
 ABOUT = "The small translator from several seeds: what each of its heads is worth, and where it looks."
 ARTICLES = {"the", "a", "an", "my", "her"}
 GENDERS = {"den": ["man", "dog", "bird"], "die": ["woman", "cat", "mouse"], "das": ["child", "girl"]}
@@ -45,8 +46,8 @@ FORMS = {form for noun in NOUNS.values() for form in (noun.english, noun.english
 
 def trained(seed: int) -> tuple[Transformer, Tokenizer]:
     """The translator of this seed, trained now if it is not there."""
-    folder = ROOT / ("chapters/models/fragment" if seed == 0 else f"runs/heads/seed{seed}")
-    if seed:  # goes on if it was stopped, and ends at once if it was done
+    folder = ROOT / ("chapters/models/fragment" if seed == PUBLISHED else f"runs/heads/seed{seed}")
+    if seed != PUBLISHED:  # goes on if it was stopped, and ends at once if it was done
         command(["train", "--corpus", "fragment", "--seed", str(seed), "--run", str(folder)])
     return load_run(Path(folder), torch.device("cpu"))
 

@@ -67,7 +67,7 @@
     constructor(host) {
       this.examples = [...(host.querySelector("table")?.tBodies[0]?.rows ?? [])].map((row) => row.cells[0].innerText.trim());
       this.off = new Set(); // heads, as "cross 1 3": kind, layer and head from 0
-      this.chosen = "cross 1 2";
+      this.chosen = "cross 1 0";
       const id = `translator-${++parts.ids}`;
       this.field = element("input", {
         id, type: "text", value: this.examples[0] ?? "", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
