@@ -172,10 +172,10 @@ def test_the_batches_are_as_long_as_those_of_multi30k(monkeypatch: pytest.Monkey
     monkeypatch.delenv("MULTI30K_DIR", raising=False)
     batches = training.make_batches(side_by_side.captions(8000), 8000, 2048)
     assert len(batches) == 4
-    for batch in batches:
-        lengths = (batch.target[:, 1:] != 0).sum(1)
-        assert lengths.min() >= 8 and lengths.max() <= 36
-        assert 1700 < lengths.sum() <= 2048
+    lengths = [(batch.target[:, 1:] != 0).sum(1) for batch in batches]  # (sentences,) each
+    assert min(map(min, lengths)) >= 8 and max(map(max, lengths)) <= 36
+    tokens = [int(each.sum()) for each in lengths]
+    assert max(tokens) <= 2048 and sum(tokens) > 4 * 1700
 
 
 def test_a_round_takes_all_in_turn_and_the_first_does_not_count() -> None:
