@@ -176,6 +176,8 @@ def test_the_batches_are_as_long_as_those_of_multi30k(monkeypatch: pytest.Monkey
     assert min(map(min, lengths)) >= 8 and max(map(max, lengths)) <= 36
     tokens = [int(each.sum()) for each in lengths]
     assert max(tokens) <= 2048 and sum(tokens) > 4 * 1700
+    widest = [max(batch.source.numel(), batch.target.numel()) for batch in batches]
+    assert all(1900 < places <= 2048 for places in widest)
 
 
 def test_a_round_takes_all_in_turn_and_the_first_does_not_count() -> None:
